@@ -1,0 +1,62 @@
+"""What an adversary may do to an image: move it within a ball of a norm, and within the pixel box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Generator, Tensor
+
+from quench.catalogue import name_of
+from quench.errors import require
+from quench.geometry import Geometry
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreatModel:
+    """All x + delta with `norm(delta) <= epsilon` and every pixel in [lower, upper]."""
+
+    norm: Geometry
+    """the norm that measures a perturbation"""
+    epsilon: float
+    """radius of the ball, in pixel units (8/255 on the [0, 1] scale)"""
+    lower: float = 0.0
+    """smallest pixel value"""
+    upper: float = 1.0
+    """largest pixel value"""
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.epsilon < float("inf"), "epsilon", self.epsilon, "must be above 0, in pixel units, such as 8/255"
+        )
+        require(self.lower < self.upper, "upper", self.upper, f"must be above lower = {self.lower!r}")
+
+    def __str__(self) -> str:
+        """The field's way of writing it: `linf 8/255`, `l2 0.5`."""
+        pixels = self.epsilon * 255
+        plain = len(f"{self.epsilon:g}") <= 5 or abs(pixels - round(pixels)) > 1e-6
+        return f"{name_of(self.norm)} {self.epsilon:.4g}" if plain else f"{name_of(self.norm)} {round(pixels)}/255"
+
+    def random_start(self, x: Tensor, rng: Generator, ratio: float = 1.0) -> Tensor:
+        """A random perturbation of `x` `(N, ...)` within `ratio` x epsilon and the box."""
+        return self.clamp(x, self.norm.random_start(x, ratio * self.epsilon, rng))
+
+    def step(self, gradient: Tensor, ratio: float) -> Tensor:
+        """The steepest-ascent step of length `ratio` x epsilon."""
+        return ratio * self.epsilon * self.norm.steepest(gradient)
+
+    def project(self, x: Tensor, delta: Tensor) -> Tensor:
+        """`delta` brought into the ball, then x + delta into the box.
+
+        The second keeps the first: x is in the box, so clamping shrinks every component of delta.
+        """
+        return self.clamp(x, self.norm.project(delta, self.epsilon))
+
+    def clamp(self, x: Tensor, delta: Tensor) -> Tensor:
+        """`delta` cut so that x + delta is in the box; its norm is left alone."""
+        return (x + delta).clamp(self.lower, self.upper) - x
+
+    def contains(self, x: Tensor, adversarial: Tensor, tolerance: float = 1e-5) -> Tensor:
+        """`(N,)` bool: whether each adversarial example is one of `x`, to a relative `tolerance`."""
+        near = self.norm.norm(adversarial - x) <= self.epsilon * (1 + tolerance) + tolerance * 1e-1
+        flat = adversarial.flatten(1)
+        return near & (flat.amin(1) >= self.lower - tolerance) & (flat.amax(1) <= self.upper + tolerance)

@@ -1,0 +1,112 @@
+"""The laws of `Geometry`, for every norm in the catalogue."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+from torch import Generator, Tensor
+
+from quench.catalogue import members, name_of
+from quench.geometry import Geometry
+
+NORMS = [member() for member in members(Geometry).values()]
+DUAL_ORDER = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
+
+every_norm = pytest.mark.parametrize("norm", NORMS, ids=name_of)
+entries = st.floats(-10, 10, allow_nan=False, width=64)
+perturbations = arrays(np.float64, (3, 2, 2, 2), elements=entries).map(torch.from_numpy)
+radii = st.floats(1e-3, 5)
+
+
+def rng(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+@every_norm
+@given(delta=perturbations, radius=radii)
+def test_project_ends_in_the_ball(norm: Geometry, delta: Tensor, radius: float) -> None:
+    assert (norm.norm(norm.project(delta, radius)) <= radius * (1 + 1e-12)).all()
+
+
+@every_norm
+@given(delta=perturbations, radius=radii)
+def test_project_is_idempotent(norm: Geometry, delta: Tensor, radius: float) -> None:
+    once = norm.project(delta, radius)
+    torch.testing.assert_close(norm.project(once, radius), once, rtol=1e-12, atol=1e-12)
+
+
+@every_norm
+@given(delta=perturbations, radius=radii)
+def test_project_leaves_the_interior_alone(norm: Geometry, delta: Tensor, radius: float) -> None:
+    inside = norm.norm(delta) <= radius
+    assert torch.equal(norm.project(delta, radius)[inside], delta[inside])
+
+
+@every_norm
+@given(delta=perturbations, radius=radii, seed=st.integers(0, 2**31))
+def test_project_is_the_nearest_point(norm: Geometry, delta: Tensor, radius: float, seed: int) -> None:
+    """No other point of the ball is closer: <d - P(d), z - P(d)> <= 0 for every z in it."""
+    nearest = norm.project(delta, radius)
+    other = norm.random_start(delta, radius, rng(seed))
+    inner = ((delta - nearest) * (other - nearest)).flatten(1).sum(1)
+    assert (inner <= 1e-9 * (1 + delta.abs().max() ** 2)).all()
+
+
+@every_norm
+@given(delta=perturbations, radius=radii)
+def test_examples_do_not_depend_on_their_batch(norm: Geometry, delta: Tensor, radius: float) -> None:
+    for function in (norm.norm, norm.steepest, lambda d: norm.project(d, radius)):
+        alone = torch.cat([function(delta[i : i + 1]) for i in range(len(delta))])
+        torch.testing.assert_close(function(delta), alone, rtol=1e-13, atol=0)
+
+
+@every_norm
+@given(gradient=perturbations)
+def test_steepest_attains_the_dual_norm(norm: Geometry, gradient: Tensor) -> None:
+    direction = norm.steepest(gradient)
+    peak = gradient.abs().flatten(1).amax(1).clamp_min(1e-300)  # so that the oracle's squares do not underflow
+    dual = peak * torch.linalg.vector_norm(gradient.flatten(1) / peak[:, None], ord=DUAL_ORDER[name_of(norm)], dim=1)
+    assert (norm.norm(direction) <= 1 + 1e-12).all()
+    torch.testing.assert_close((gradient * direction).flatten(1).sum(1), dual, rtol=1e-9, atol=1e-300)
+
+
+@every_norm
+@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e18, 1e30])
+def test_steepest_survives_tiny_and_huge_gradients_in_float32(norm: Geometry, scale: float) -> None:
+    gradient = torch.randn(4, 3, 5, 5, generator=rng())
+    torch.testing.assert_close(norm.steepest(gradient * scale), norm.steepest(gradient), rtol=1e-4, atol=1e-6)
+
+
+@every_norm
+def test_steepest_of_a_zero_gradient_is_zero(norm: Geometry) -> None:
+    assert torch.equal(norm.steepest(torch.zeros(2, 3, 4, 4)), torch.zeros(2, 3, 4, 4))
+
+
+@every_norm
+@given(radius=radii, seed=st.integers(0, 2**31))
+def test_random_start_is_in_the_ball_and_follows_its_generator(norm: Geometry, radius: float, seed: int) -> None:
+    like = torch.zeros(5, 3, 4, 4, dtype=torch.float64)
+    start = norm.random_start(like, radius, rng(seed))
+    assert (norm.norm(start) <= radius * (1 + 1e-12)).all()
+    assert torch.equal(start, norm.random_start(like, radius, rng(seed)))
+    assert start.dtype == like.dtype
+    assert start.shape == like.shape
+
+
+def test_linf_start_is_uniform_in_the_cube() -> None:
+    start = members(Geometry)["linf"]().random_start(torch.zeros(500, 1, 4, 4), 2.0, rng())
+    assert stats.kstest(start.flatten().numpy(), stats.uniform(-2, 4).cdf).pvalue > 1e-3
+
+
+def test_l2_start_has_uniform_length_and_direction() -> None:
+    l2 = members(Geometry)["l2"]()
+    start = l2.random_start(torch.zeros(4000, 1, 2, 2), 2.0, rng())
+    assert stats.kstest(l2.norm(start).numpy(), stats.uniform(0, 2).cdf).pvalue > 1e-3
+    # One coordinate of a uniform direction in 4 dimensions: (1 + c) / 2 is Beta(3/2, 3/2).
+    coordinate = l2.steepest(start).flatten(1)[:, 0]
+    assert stats.kstest(((1 + coordinate) / 2).numpy(), stats.beta(1.5, 1.5).cdf).pvalue > 1e-3
