@@ -1,0 +1,1 @@
+"""A recipe, the loop that carries it out, and what that loop reports."""

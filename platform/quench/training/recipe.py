@@ -1,0 +1,105 @@
+"""One experiment as one immutable value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from quench.attacks import Attack
+from quench.attacks.pgd import PGD
+from quench.datasets import Dataset
+from quench.errors import require
+from quench.methods import Method, Statistics
+from quench.models import Model
+from quench.threat_model import ThreatModel
+from quench.training.schedules import Schedule
+from quench.training.schedules.one_cycle import OneCycle
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD:
+    """Stochastic gradient descent with momentum."""
+
+    lr: float = 0.2
+    """peak learning rate, which the schedule scales"""
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "lr", self.lr, "must be above 0")
+        require(0 <= self.momentum < 1, "momentum", self.momentum, "must be from 0 to below 1")
+        require(self.momentum > 0 or not self.nesterov, "nesterov", self.nesterov, "needs momentum above 0")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "must be 0 or above")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random shifts and mirror images, drawn anew for each example."""
+
+    padding: int = 0
+    """reflect the border by so many pixels, then crop at random; 0 does not shift"""
+    flip: bool = False
+    """mirror every other image, left to right, at random"""
+
+    def __post_init__(self) -> None:
+        require(self.padding >= 0, "padding", self.padding, "must be 0 or above")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides what a run computes. Two equal recipes on one device give equal models."""
+
+    data: Dataset
+    """images to train on, watch and judge by"""
+    model: Model
+    """network to train"""
+    threat: ThreatModel
+    """adversary to be robust against, in training and in evaluation"""
+    method: Method
+    """training method"""
+    epochs: int = 30
+    """passes over the training images"""
+    batch_size: int = 128
+    """examples an update, over all workers"""
+    optimizer: SGD = SGD()
+    """how weights follow their gradient"""
+    schedule: Schedule = field(default_factory=OneCycle)
+    """learning rate over the run"""
+    augmentation: Augmentation = Augmentation()
+    """random shifts and flips of the training images"""
+    label_smoothing: float = 0.0
+    """share of the target spread over all classes"""
+    averaging: float = 0.0
+    """decay of the exponential moving average of weights that is evaluated and kept; 0 for none"""
+    crafting_statistics: Statistics = "batch"
+    """BatchNorm while crafting in training: of the batch, or running; running buffers stay untouched"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """arithmetic of training passes (bfloat16: autocast); evaluation is always in float32"""
+    channels_last: bool = True
+    """keep images and weights in the memory order that convolutions prefer"""
+    compile: bool = False
+    """compile the model with torch.compile: seconds at the start, faster steps afterwards"""
+    validation: int = 1000
+    """training images held out to watch the run; the same ones for every seed"""
+    probe: Attack = field(default_factory=lambda: PGD(steps=10))
+    """attack on the held-out images after every epoch"""
+    evaluation: Attack = field(default_factory=lambda: PGD(steps=50, restarts=10))
+    """attack on the test images when the run is over"""
+    workers: int = 1
+    """data-parallel workers, each with its share of every batch"""
+    seed: int = 0
+    """of weights, order, augmentation and perturbations"""
+
+    def __post_init__(self) -> None:
+        require(self.epochs > 0, "epochs", self.epochs, "must be above 0")
+        require(self.workers > 0, "workers", self.workers, "must be above 0")
+        require(self.batch_size > 0, "batch_size", self.batch_size, "must be above 0")
+        below = max(self.batch_size // self.workers, 1) * self.workers
+        near = below if below == self.workers else f"{below} or {below + self.workers}"
+        allowed = f"must be a multiple of workers = {self.workers}; nearest: {near}"
+        require(self.batch_size % self.workers == 0, "batch_size", self.batch_size, allowed)
+        require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "must be from 0 to below 1")
+        require(0 <= self.averaging < 1, "averaging", self.averaging, "must be from 0 to below 1")
+        require(self.validation > 0, "validation", self.validation, "must be above 0")
+        require(self.seed >= 0, "seed", self.seed, "must be 0 or above")
