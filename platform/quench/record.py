@@ -1,0 +1,206 @@
+"""A run's own record on disk: what it is, what it reported, and the checkpoints it can go on from.
+
+    <run>/recipe.json    the recipe, its sweep, versions, git commit, ...
+    <run>/log.jsonl      one entry a line: status, epoch, evaluation; each on disk before anyone sees it
+    <run>/last.pt        the run after its latest epoch, to go on from
+    <run>/best.pt        after the epoch with the best robust accuracy on the held-out images
+
+Everything else (the live table, MLflow, figures) is read from here, and can be made again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import torch
+
+from quench.config import decode, encode
+from quench.errors import UserError
+from quench.training.loop import EpochReport
+from quench.training.recipe import Recipe
+
+Status = Literal["waiting", "running", "finished", "stopped", "failed"]
+Entry = dict[str, Any]
+Checkpoint = Literal["last", "best"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """The record in `directory`. One process writes it at a time; any may read."""
+
+    directory: Path
+
+    @staticmethod
+    def create(
+        directory: Path, recipe: Recipe, *, experiment: str, configuration: str, sweep: str | None = None
+    ) -> Record:
+        """Begin a record; `directory` must be new. `configuration` is a word for what its replicates share."""
+        directory.mkdir(parents=True)
+        about = {
+            "id": uuid.uuid4().hex,
+            "experiment": experiment,
+            "configuration": configuration,
+            "sweep": sweep,
+            "created": _now(),
+            **provenance(),
+            "recipe": encode(recipe),
+        }
+        write_json(directory / "recipe.json", about)
+        return Record(directory)
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What was known before the run began."""
+        return json.loads((self.directory / "recipe.json").read_text())
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return decode(Recipe, self.about["recipe"])
+
+    @property
+    def name(self) -> str:
+        """`linf 8/255 n_fgsm s=0`: threat model, configuration, seed."""
+        return f"{self.recipe.threat} {self.about['configuration']} s={self.recipe.seed}"
+
+    def append(self, kind: str, **content: Any) -> None:
+        """Add an entry, and wait until it is on the disk. A line that a crash cut short is dropped first."""
+        line = json.dumps({"kind": kind, "time": _now(), **content}) + "\n"
+        with (self.directory / "log.jsonl").open("a+b") as file:
+            if not _ends_line(file):
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self, offset: int = 0) -> tuple[list[Entry], int]:
+        """The whole entries from byte `offset` on, and the offset after them."""
+        try:
+            with (self.directory / "log.jsonl").open("rb") as file:
+                file.seek(offset)
+                content = file.read()
+        except FileNotFoundError:
+            return [], offset
+        whole = content.rfind(b"\n") + 1
+        return [json.loads(line) for line in content[:whole].splitlines()], offset + whole
+
+    def entries(self, kind: str) -> list[Entry]:
+        return [entry for entry in self.read()[0] if entry["kind"] == kind]
+
+    @property
+    def status(self) -> Status:
+        states = self.entries("status")
+        return states[-1]["status"] if states else "waiting"
+
+    def settle(self, status: Status, reason: str) -> None:
+        """Say how the run ended, unless it has said so itself."""
+        if self.status in ("waiting", "running"):
+            self.append("status", status=status, reason=reason)
+
+    def report(self, report: EpochReport, state: dict[str, Any]) -> None:
+        """Keep an epoch: first the checkpoint, which holds the report too, then the entry.
+
+        Whatever moment the process dies in, `resume` finds every epoch once.
+        """
+        best = max((entry["metrics"]["robust_accuracy"] for entry in self.entries("epoch")), default=-1.0)
+        content = {"recipe": json.dumps(self.about["recipe"]), "report": report.metrics(), **state}
+        _replace(self.directory / "last.pt", lambda path: torch.save(content, path))
+        if report.robust_accuracy > best:
+            _replace(self.directory / "best.pt", lambda path: shutil.copyfile(self.directory / "last.pt", path))
+        self._enter(report.metrics())
+
+    def _enter(self, metrics: dict[str, float]) -> None:
+        self.append("epoch", epoch=int(metrics["epoch"]), metrics=metrics)
+
+    def resume(self) -> dict[str, Any] | None:
+        """The latest checkpoint, and its epoch entered in the log if the crash came between the two."""
+        if not (self.directory / "last.pt").exists():
+            return None
+        saved = self.checkpoint("last")
+        epochs = self.entries("epoch")
+        if not epochs or epochs[-1]["epoch"] < saved["epoch"]:
+            self._enter(saved["report"])
+        return saved
+
+    def checkpoint(self, which: Checkpoint) -> dict[str, Any]:
+        """A checkpoint's content, on the CPU. Raises `UserError` if it is not there, damaged or of another recipe."""
+        path = self.directory / f"{which}.pt"
+        if not path.exists():
+            raise UserError(f"{self.directory} has no checkpoint {path.name}: the run has not finished an epoch")
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            recipe = saved["recipe"]
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path} is not a checkpoint of quench, or damaged ({reason})") from None
+        if json.loads(recipe) != self.about["recipe"]:
+            raise UserError(f"{path} belongs to another recipe than {self.directory / 'recipe.json'}")
+        return saved
+
+
+def provenance() -> dict[str, Any]:
+    """Versions and git commit: what besides the recipe decides a result."""
+    packages = ("quench", "torch", "numpy", "ray", "mlflow")
+    return {"versions": {name: _version(name) for name in packages}, "commit": _commit()}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the directory that one works in; `-dirty` if files differ from it."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def write_json(path: Path, content: object) -> None:
+    """Whole or not at all."""
+    _replace(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
+
+
+def _ends_line(file: BinaryIO) -> bool:
+    """Whether the file is empty or its last byte ends a line."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _now() -> int:
+    """Milliseconds since 1970, as MLflow counts time."""
+    return time.time_ns() // 1_000_000

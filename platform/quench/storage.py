@@ -1,0 +1,87 @@
+"""The folder that holds runs and sweeps: new places in it, and finding what is there.
+
+<storage>/<experiment>-<time>/                a run's record, or
+<storage>/<experiment>-<time>/sweep.json      a sweep, with a record for each trial beside it
+<storage>/mlflow.db, artifacts/               MLflow, unless it is elsewhere
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quench.errors import InvalidValue, nearest
+from quench.record import Record, provenance, write_json
+from quench.sweep import Trial
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """A sweep's folder: `sweep.json` says what was asked for, the trials' records what came of it."""
+
+    directory: Path
+
+    @staticmethod
+    def create(directory: Path, experiment: str, trials: list[Trial], asked: dict[str, Any]) -> SweepRecord:
+        """Begin a sweep: its folder, and a record for every trial, none of them run yet."""
+        directory.mkdir(parents=True)
+        for number, trial in enumerate(trials):
+            words = f"{number:03d} {trial.recipe.threat} {trial.configuration} s{trial.recipe.seed}"
+            slug = re.sub(r"[^\w.=]+", "-", words)[:100]
+            Record.create(
+                directory / slug,
+                trial.recipe,
+                experiment=experiment,
+                configuration=trial.configuration,
+                sweep=directory.name,
+            )
+        about = {"experiment": experiment, "created": time.time_ns() // 1_000_000, "trials": len(trials), **asked}
+        write_json(directory / "sweep.json", about | provenance())
+        return SweepRecord(directory)
+
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return json.loads((self.directory / "sweep.json").read_text())
+
+    @property
+    def records(self) -> list[Record]:
+        return [Record(path.parent) for path in sorted(self.directory.glob("*/recipe.json"))]
+
+
+def new_directory(storage: Path, experiment: str) -> Path:
+    """A place for a run or a sweep that begins now; it does not exist yet."""
+    stamp = f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
+    free = (storage / (stamp if n == 0 else f"{stamp}-{n}") for n in range(1000))
+    return next(path for path in free if not path.exists()).resolve()
+
+
+def find_sweep(storage: Path, name: str) -> SweepRecord:
+    """A sweep by its folder or its name, or the "latest". Raises `InvalidValue` if there is none."""
+    return SweepRecord(_find("sweep", storage, name, "sweep.json", "*/sweep.json"))
+
+
+def find_run(storage: Path, name: str) -> Record:
+    """A run by its folder or its name, alone or in a sweep, or the "latest"; else raises `InvalidValue`."""
+    return Record(_find("run", storage, name, "recipe.json", "**/recipe.json"))
+
+
+def _find(what: str, storage: Path, name: str, mark: str, pattern: str) -> Path:
+    for place in (Path(name), storage / name):
+        if (place / mark).is_file():
+            return place.resolve()
+    found = sorted((path.parent for path in storage.glob(pattern)), key=lambda p: (p / mark).stat().st_mtime)
+    names = [str(path.relative_to(storage)) for path in found]
+    if not found:
+        raise InvalidValue(what, name, f"{storage} holds no {what}; start one with `quench train` or `quench sweep`")
+    if name == "latest":
+        return found[-1].resolve()
+    hint = nearest(name, names) or f"; the latest is {names[-1]!r}"
+    raise InvalidValue(what, name, f"no such folder, and no {what} of that name in {storage}{hint}")

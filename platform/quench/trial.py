@@ -1,0 +1,134 @@
+"""Carry out a recorded run from wherever it stands, in this process (or as one rank of several)."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quench.attacks import Attack
+from quench.catalogue import name_of
+from quench.config import encode
+from quench.datasets import Data
+from quench.evaluation import RobustnessReport, Share, evaluate
+from quench.ranks import Ranks
+from quench.record import Checkpoint, Record
+from quench.threat_model import ThreatModel
+from quench.training.batches import JUDGEMENT, generator
+from quench.training.loop import EpochReport, fit
+from quench.training.state import TrainState
+
+
+def run(record: Record, device: torch.device) -> Iterator[EpochReport]:
+    """Train to the recipe's last epoch and judge the result on the test images.
+
+    Every rank calls this; rank 0 writes the record. An epoch's report is yielded once it is on
+    disk. A run that diverges ends as failed; any other exception is recorded and raised.
+    """
+    ranks, recipe = Ranks.current(), record.recipe
+    write = ranks.rank == 0
+    try:
+        data = recipe.data.load(recipe.validation)
+        state = TrainState.initial(recipe, data.spec(), device)
+        saved = record.resume() if write else _saved(record)
+        if saved is not None:
+            state.load_state_dict(saved)
+        if write:
+            record.append("status", status="running", epoch=state.epoch, machine=machine(device), workers=ranks.size)
+        for report in fit(state, recipe, data, ranks):
+            if write:
+                record.report(report, state.state_dict())
+            yield report
+        judged = judge(state, recipe.seed, data, recipe.evaluation, recipe.threat, ranks)
+        if write:
+            enter_evaluation(record, judged, recipe.evaluation, state.epoch, "last", final=True)
+            record.append("status", status="finished")
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        if write:
+            stopped = isinstance(error, KeyboardInterrupt)
+            reason = "interrupted" if stopped else f"{type(error).__name__}: {error}"
+            record.append("status", status="stopped" if stopped else "failed", reason=reason)
+        if not isinstance(error, FloatingPointError):
+            raise
+
+
+def _saved(record: Record) -> dict[str, Any] | None:
+    return record.checkpoint("last") if (record.directory / "last.pt").exists() else None
+
+
+def restore(record: Record, which: Checkpoint, device: torch.device) -> tuple[TrainState, Data]:
+    """A run as it was saved, with its data. Raises `UserError` if the checkpoint cannot be used."""
+    saved = record.checkpoint(which)
+    data = record.recipe.data.load(record.recipe.validation)
+    state = TrainState.initial(record.recipe, data.spec(), device)
+    state.load_state_dict(saved)
+    return state, data
+
+
+def judge(
+    state: TrainState,
+    seed: int,
+    data: Data,
+    attack: Attack,
+    threat: ThreatModel,
+    ranks: Ranks = Ranks(),  # noqa: B008 - immutable
+) -> RobustnessReport:
+    """The test images' verdicts under `attack`."""
+    rng = generator(state.device, seed, JUDGEMENT, ranks.rank)
+    return evaluate(state.judged, data.test.to(state.device), {"attack": attack}, threat, rng, ranks=ranks)
+
+
+def enter_evaluation(
+    record: Record, report: RobustnessReport, attack: Attack, epoch: int, which: Checkpoint, final: bool = False
+) -> None:
+    """Keep a verdict on the test images, with what it takes to repeat it.
+
+    `final` marks the recipe's own evaluation at the end of the run: the one that runs are compared by.
+    """
+    record.append(
+        "evaluation",
+        attack={"label": label(attack), **encode(attack)},
+        threat=encode(report.threat),
+        checkpoint=which,
+        epoch=epoch,
+        final=final,
+        examples=report.n,
+        seed=record.recipe.seed,
+        clean=_share(report.clean),
+        robust=_share(report.robust),
+    )
+
+
+def _share(share: Share) -> dict[str, float]:
+    return share._asdict()
+
+
+def label(attack: Attack) -> str:
+    """`pgd-50-10`: the attack's name with its steps and restarts, if it has them."""
+    numbers = [getattr(attack, key) for key in ("steps", "restarts") if hasattr(attack, key)]
+    return "-".join(str(word) for word in [name_of(attack), *numbers])
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the seconds of this run are measured on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {"device": name, "threads": torch.get_num_threads(), "pid": os.getpid()}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def best_device() -> torch.device:
+    """The GPU if torch can use one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
