@@ -1,0 +1,87 @@
+"""Frames drawn: each function takes a frame and the axes to draw on, and computes nothing."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+from quench.analysis.runs import pareto_front
+
+_COLOURS = ("#4c72b0", "#dd8452", "#2a9d5c", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#64b5cd")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def time_vs_robustness(runs: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
+    """The trade-off on one page: a column for each threat model.
+
+    Above, every run on its way (held-out images); below, where it ended (test images), with 95 %
+    intervals and the Pareto front. `runs` and `epochs` as `analysis.runs` makes them.
+    """
+    threats = list(dict.fromkeys(epochs.sort_values(["norm", "epsilon"])["threat"]))
+    styles = _styles(list(dict.fromkeys(epochs["configuration"])))
+    figure = Figure(figsize=(4.2 * len(threats) + 0.6, 7.6), layout="constrained")
+    grid = figure.subplots(2, len(threats), squeeze=False, sharey=True)
+    for column, threat in enumerate(threats):
+        above, below = cast("Axes", grid[0, column]), cast("Axes", grid[1, column])
+        draw_curves(epochs.query("threat == @threat"), above, styles)
+        draw_trade_off(runs.query("threat == @threat"), below, styles)
+        above.set_title(threat)
+        below.set_xlabel("train seconds")
+    grid[0, 0].set_ylabel("robust accuracy while training\n(held-out images)")
+    grid[1, 0].set_ylabel("robust accuracy at the end\n(test images, 95 % intervals)")
+    handles = [Line2D([], [], color=c, marker=m, linestyle="-", label=name) for name, (c, m) in styles.items()]
+    handles.append(Line2D([], [], color="0.4", linestyle="--", label="Pareto front"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False)
+    figure.suptitle("What a second of training buys")
+    return figure
+
+
+def draw_curves(epochs: pd.DataFrame, axes: Axes, styles: dict[str, tuple[str, str]]) -> None:
+    """Robust accuracy over the train clock, a line for each run."""
+    for _, run in epochs.groupby("run", sort=False):
+        axes.plot(
+            run["train_seconds"],
+            run["robust_accuracy"],
+            color=styles[run["configuration"].iloc[0]][0],
+            alpha=0.8,
+            lw=1.3,
+        )
+    _seconds_and_shares(axes)
+
+
+def draw_trade_off(runs: pd.DataFrame, axes: Axes, styles: dict[str, tuple[str, str]]) -> None:
+    """Final robust accuracy against train seconds, a point for each finished run, and the front."""
+    finished = runs.dropna(subset=["robust"])
+    for configuration, part in finished.groupby("configuration", sort=False):
+        colour, marker = styles[str(configuration)]
+        errors = [part["robust"] - part["robust_low"], part["robust_high"] - part["robust"]]
+        axes.errorbar(
+            part["train_seconds"], part["robust"], errors, color=colour, fmt=marker, ms=6, capsize=2, lw=1, alpha=0.85
+        )
+    front = finished.loc[pareto_front(finished)].sort_values(by="train_seconds")
+    axes.plot(front["train_seconds"], front["robust"], color="0.4", ls="--", lw=1, drawstyle="steps-post", zorder=0)
+    _seconds_and_shares(axes)
+
+
+def _styles(configurations: list[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a marker for each configuration."""
+    return {name: (_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(configurations)}
+
+
+def _seconds_and_shares(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+    axes.xaxis.set_minor_formatter(FuncFormatter(_plain))
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    axes.grid(alpha=0.3)
+
+
+def _plain(seconds: float, _: int | None) -> str:
+    """1, 2 and 5 times the powers of ten; the ticks between go without a label."""
+    return f"{seconds:g}" if f"{seconds:e}"[0] in "125" else ""

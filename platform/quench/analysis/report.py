@@ -1,0 +1,30 @@
+"""Everything that a sweep comes to, as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from quench.analysis.plots import time_vs_robustness
+from quench.analysis.runs import configurations, epoch_frame, run_frame
+from quench.storage import SweepRecord
+
+
+def write_report(sweep: SweepRecord) -> tuple[pd.DataFrame, list[Path]]:
+    """The frame of `configurations`, and the files written into the sweep's folder, the figure first.
+
+    The files are `time_vs_robustness.png`, `configurations.csv`, `runs.csv` and `epochs.csv`.
+    Without a finished epoch there are none.
+    """
+    runs, epochs = run_frame(sweep.records), epoch_frame(sweep.records)
+    table = configurations(runs)
+    if epochs.empty:
+        return table, []
+    figure = sweep.directory / "time_vs_robustness.png"
+    time_vs_robustness(runs, epochs).savefig(figure, dpi=150)
+    files = [figure]
+    for name, frame in {"configurations": table, "runs": runs, "epochs": epochs}.items():
+        files.append(sweep.directory / f"{name}.csv")
+        frame.to_csv(files[-1], index=False)
+    return table, files

@@ -1,0 +1,102 @@
+"""The records of a sweep as data frames, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from quench.catalogue import name_of
+from quench.config import flatten
+from quench.record import Record
+
+
+def run_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row a run: what it was, how it ended, and its final evaluation on the test images.
+
+    Columns: `run`, `threat`, `norm`, `epsilon`, `method`, `configuration` (method and
+    whatever else the sweep varies), `seed`, `workers`, `status`, `epochs`, `train_seconds`, `gpu_seconds`,
+    `clean`, `robust`, each of these two with `_low` and `_high` (95 % Wilson interval), `examples`,
+    and every field of the recipe by its dotted key. Shares are in [0, 1]; not finished is NaN.
+    """
+    return pd.DataFrame([_run(record) for record in records])
+
+
+def epoch_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row a run and epoch: the run's identity, as in `run_frame`, and everything it reported."""
+    rows = [{**_identity(record), **entry["metrics"]} for record in records for entry in record.entries("epoch")]
+    return pd.DataFrame(rows)
+
+
+def configurations(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a threat model and configuration, over its seeds, cheapest first.
+
+    Columns: `threat`, `configuration`, `seeds`, means of `train_seconds`, `clean` and `robust`,
+    `robust_min`, `robust_max`; `on_front`: no configuration for this threat model is both faster
+    and more robust; `behind_best` and `faster_than_best`: robust accuracy short of the most robust
+    one's, and its train seconds over this one's.
+    """
+    finished = runs.dropna(subset=["robust"])
+    frame = finished.groupby(["threat", "configuration"], sort=False).agg(
+        norm=("norm", "first"),
+        epsilon=("epsilon", "first"),
+        seeds=("seed", "nunique"),
+        train_seconds=("train_seconds", "mean"),
+        clean=("clean", "mean"),
+        robust=("robust", "mean"),
+        robust_min=("robust", "min"),
+        robust_max=("robust", "max"),
+    )
+    frame = frame.reset_index().sort_values(["norm", "epsilon", "train_seconds"], ignore_index=True)
+    if frame.empty:
+        return frame.assign(on_front=False, behind_best=0.0, faster_than_best=0.0)
+    parts = [part.assign(**_against_best(part)) for _, part in frame.groupby("threat", sort=False)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def pareto_front(runs: pd.DataFrame) -> pd.Series:
+    """Whether no other row has fewer `train_seconds` and at least the `robust` of this one; aligned with `runs`.
+
+    Compare only rows of one threat model.
+    """
+    ordered = runs.sort_values(["train_seconds", "robust"], ascending=[True, False])
+    best_so_far = ordered["robust"].cummax().shift(fill_value=-1.0)
+    return (ordered["robust"] > best_so_far).reindex(runs.index)
+
+
+def _against_best(part: pd.DataFrame) -> dict[str, pd.Series]:
+    best = part.loc[part["robust"].idxmax()]
+    return {
+        "on_front": pareto_front(part),
+        "behind_best": best["robust"] - part["robust"],
+        "faster_than_best": best["train_seconds"] / part["train_seconds"],
+    }
+
+
+def _identity(record: Record) -> dict[str, Any]:
+    recipe = record.recipe
+    return {
+        "run": record.name,
+        "threat": str(recipe.threat),
+        "norm": name_of(recipe.threat.norm),
+        "epsilon": recipe.threat.epsilon,
+        "method": name_of(recipe.method),
+        "configuration": record.about["configuration"],
+        "seed": recipe.seed,
+        "workers": recipe.workers,
+    }
+
+
+def _run(record: Record) -> dict[str, Any]:
+    row = _identity(record) | {"status": record.status, "epochs": 0}
+    for entry in record.entries("epoch")[-1:]:
+        row |= {"epochs": entry["epoch"]} | {key: entry["metrics"][key] for key in ("train_seconds", "gpu_seconds")}
+    row |= {key: float("nan") for key in ("clean", "robust")}
+    for entry in record.entries("evaluation"):
+        if entry["final"]:
+            row["examples"] = entry["examples"]
+            for name in ("clean", "robust"):
+                share = entry[name]
+                row |= {name: share["value"], f"{name}_low": share["low"], f"{name}_high": share["high"]}
+    return row | {key: value for key, value in flatten(record.recipe).items() if key not in row}

@@ -1,0 +1,157 @@
+"""What a person sees in the terminal: the live table of trials, and the trade-off at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.live import Live
+from rich.table import Column, Table
+from rich.text import Text
+
+from quench.catalogue import name_of
+from quench.record import Entry, Record, Status
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COLUMNS = ("trial", "method", "norm", "epsilon", "epoch", "clean", "robust", "train s", "status")
+_TRADE_OFF_COLUMNS = ("threat", "method", "seeds", "train s", "clean", "robust (min - max)", "behind", "faster")
+_STYLES: dict[Status, str] = {"running": "bold", "stopped": "yellow", "failed": "red", "waiting": "dim"}
+_ENDED = ("finished", "stopped", "failed")
+_SECONDS_BETWEEN_LINES = 10.0
+"""where the table cannot be redrawn, a running trial prints a line so often"""
+
+
+@dataclass
+class _Row:
+    """A trial as its log has it so far; robust accuracy is the probe's until the final evaluation is in."""
+
+    record: Record
+    status: Status = "waiting"
+    reason: str = ""
+    epoch: int = 0
+    clean: float | None = None
+    robust: float | None = None
+    train_seconds: float = 0.0
+    printed: float = 0.0
+
+    def take(self, entry: Entry) -> None:
+        if entry["kind"] == "status":
+            self.status, self.reason = entry["status"], entry.get("reason", "")
+        elif entry["kind"] == "epoch":
+            metrics = entry["metrics"]
+            self.epoch, self.train_seconds = entry["epoch"], metrics["train_seconds"]
+            self.clean, self.robust = metrics["clean_accuracy"], metrics["robust_accuracy"]
+        elif entry["kind"] == "evaluation":
+            self.clean, self.robust = entry["clean"]["value"], entry["robust"]["value"]
+
+    def cells(self) -> list[str]:
+        recipe = self.record.recipe
+        return [
+            self.record.name,
+            name_of(recipe.method),
+            name_of(recipe.threat.norm),
+            f"{recipe.threat.epsilon:.4g}",
+            f"{self.epoch}/{recipe.epochs}",
+            _percent(self.clean),
+            _percent(self.robust),
+            f"{self.train_seconds:.1f}",
+            f"{self.status}: {self.reason}" if self.reason else self.status,
+        ]
+
+
+class LiveTable:
+    """A sink for a follower: one row a trial, redrawn in a terminal; elsewhere, lines as trials get on."""
+
+    def __init__(self, records: list[Record], console: Console) -> None:
+        self._rows = {record.directory: _Row(record) for record in records}
+        self._console = console
+        self._live: Live | None = None
+        self._widths = [max(len(cell) for cell in column) for column in zip(_COLUMNS, *self._samples(), strict=True)]
+
+    def __call__(self, record: Record, entries: list[Entry]) -> None:
+        row = self._rows[record.directory]
+        before = row.status
+        for entry in entries:
+            row.take(entry)
+        if self._live is not None:
+            self._live.update(self._table())
+        elif (row.status != before and row.status in _ENDED) or time.monotonic() - row.printed > _SECONDS_BETWEEN_LINES:
+            self._print(row.cells())
+            row.printed = time.monotonic()
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the table while the block runs, and whole at the end."""
+        if not self._console.is_terminal:
+            self._print(list(_COLUMNS))
+            yield
+            return
+        with Live(self._table(), console=self._console, refresh_per_second=4) as self._live:
+            yield
+            self._live.update(self._table(whole=True), refresh=True)
+        self._live = None
+
+    def _samples(self) -> list[list[str]]:
+        return [[*row.cells()[:-4], "100.0%", "100.0%", "1000.0", "waiting"] for row in self._rows.values()]
+
+    def _print(self, cells: list[str]) -> None:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True))
+        self._console.print(line.rstrip(), soft_wrap=True, highlight=False, markup=False)
+
+    def _table(self, whole: bool = False) -> Table:
+        """Those that run first, then those that ended last, as many as the terminal has room for."""
+        rows = list(self._rows.values())
+        ended = sum(row.status in _ENDED for row in rows)
+        table = Table(*_COLUMNS, caption=f"{ended} of {len(rows)} trials done; accuracy on held-out images until then")
+        if not whole:
+            room = max(self._console.height - 6, 3)
+            rows = sorted(rows, key=lambda row: (row.status != "running", row.status == "waiting", -ended))[:room]
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row.cells()), style=_STYLES.get(row.status, ""))
+        return table
+
+
+def terminal() -> Console:
+    """Standard output; where it is no terminal, wide enough for the tables."""
+    return Console() if sys.stdout.isatty() else Console(width=120)
+
+
+def trade_off_table(frame: pd.DataFrame) -> Table:
+    """`analysis.runs.configurations` for people: every configuration, those on the Pareto front marked."""
+    table = Table(
+        *(Column(name, no_wrap=True) for name in _TRADE_OFF_COLUMNS),
+        title="Train seconds against robust accuracy on the test images; * on the Pareto front",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    last = None
+    for row in frame.to_dict("records"):
+        if last not in (None, row["threat"]):
+            table.add_section()
+        last = row["threat"]
+        table.add_row(
+            str(row["threat"]),
+            f"{row['configuration']} {'*' if row['on_front'] else ''}",
+            str(row["seeds"]),
+            f"{row['train_seconds']:.2f}",
+            f"{row['clean']:.1%}",
+            f"{row['robust']:.1%} ({100 * row['robust_min']:.1f} - {100 * row['robust_max']:.1f})",
+            f"{100 * row['behind_best']:.1f}",
+            f"{row['faster_than_best']:.1f}x",
+        )
+    table.caption = "behind, faster: points of robust accuracy, and train seconds, to the most robust method"
+    table.caption_justify = "left"
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"

@@ -1,0 +1,140 @@
+"""MLflow as a projection of the runs' logs: the only module that writes it.
+
+A sweep is a parent run, each trial a child; both are found again by the tag `quench.id`. MLflow
+keeps one point for an identical (key, step, time, value), and these come from the log: writing a
+log twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the log waits, and a blocked thread helps nobody
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from quench.catalogue import name_of
+from quench.config import flatten
+from quench.mlflow_view import VIEW, view_tag
+from quench.record import Entry, Record, Status
+from quench.storage import SweepRecord
+
+_ENDED: dict[Status, str] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+
+
+def default_uri(storage: Path) -> str:
+    """`MLFLOW_TRACKING_URI` if it is set, else a SQLite file in the storage folder: no server needed."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+
+
+class Tracker:
+    """One MLflow experiment: the sweeps and runs of one experiment file."""
+
+    def __init__(self, uri: str, storage: Path, experiment: str) -> None:
+        self._client = MlflowClient(tracking_uri=uri)
+        found = self._client.get_experiment_by_name(experiment)
+        # A server has its own artifact store; with a bare database it is a folder of ours.
+        place = None if uri.startswith("http") else (storage.resolve() / "artifacts" / experiment).as_uri()
+        self.experiment_id: str = found.experiment_id if found else self._client.create_experiment(experiment, place)
+        for key, value in view_tag().items():
+            self._client.set_experiment_tag(self.experiment_id, key, value)
+        self._runs: dict[str, str] = {}
+
+    def begin_sweep(self, sweep: SweepRecord) -> None:
+        """Find or make the parent run; to be called before the sweep's trials are handed in."""
+        about = sweep.about
+        params = {key: json.dumps(value)[:6000] for key, value in about.items()}
+        self._open(sweep.name, sweep.name, about["created"], params, {"quench.kind": "sweep"})
+
+    def end_sweep(self, sweep: SweepRecord, status: Status, files: Sequence[Path]) -> None:
+        """Log the figures and tables of the whole sweep, and its end."""
+        for file in files:
+            self._client.log_artifact(self._runs[sweep.name], str(file))
+        self._client.set_terminated(self._runs[sweep.name], _ENDED[status])
+
+    def __call__(self, record: Record, entries: list[Entry]) -> None:
+        """A sink for a follower: bring MLflow up to these entries."""
+        run = self._run(record)
+        metrics = [metric for entry in entries for metric in _metrics(record, entry)]
+        if metrics:
+            self._client.log_batch(run, metrics=metrics)
+        for entry in entries:
+            if entry["kind"] == "status":
+                self._set_status(record, run, entry)
+
+    def _run(self, record: Record) -> str:
+        about = record.about
+        if about["id"] not in self._runs:
+            recipe = record.recipe
+            tags = {
+                "quench.kind": "run",
+                "dataset": name_of(recipe.data),
+                "method": name_of(recipe.method),
+                "norm": name_of(recipe.threat.norm),
+                "epsilon": f"{recipe.threat.epsilon:.4g}",
+                "commit": str(about["commit"]),
+            }
+            if about["sweep"]:
+                tags[MLFLOW_PARENT_RUN_ID] = self._runs[about["sweep"]]
+            params = {key: str(value) for key, value in flatten(recipe).items()}
+            run = self._open(about["id"], record.name, about["created"], params, tags)
+            self._client.log_artifact(run, str(record.directory / "recipe.json"))
+        return self._runs[about["id"]]
+
+    def _open(self, key: str, name: str, created: int, params: dict[str, str], tags: dict[str, str]) -> str:
+        """Find the run of this key, or create it."""
+        found = self._client.search_runs([self.experiment_id], f"tags.`quench.id` = '{key}'", max_results=1)
+        if found:
+            run = found[0].info.run_id
+        else:
+            tags = {"quench.id": key, **tags}
+            run = self._client.create_run(self.experiment_id, created, tags, name).info.run_id
+        self._client.log_batch(run, params=[Param(k, v) for k, v in params.items()])
+        self._runs[key] = run
+        return run
+
+    def _set_status(self, record: Record, run: str, entry: Entry) -> None:
+        status = entry["status"]
+        tags = {"quench.status": status, "quench.reason": entry.get("reason", "")}
+        tags |= {f"machine.{key}": str(value) for key, value in entry.get("machine", {}).items()}
+        self._client.log_batch(run, tags=[RunTag(key, value) for key, value in tags.items()])
+        if status not in _ENDED:
+            self._client.update_run(run, status="RUNNING")
+            return
+        if (record.directory / "best.pt").exists():
+            self._client.log_artifact(run, str(record.directory / "best.pt"), "checkpoint")
+        self._client.set_terminated(run, _ENDED[status], entry["time"])
+
+
+def _metrics(record: Record, entry: Entry) -> list[Metric]:
+    """An entry's numbers, at its epoch: all at one step, so that any can be drawn against any other."""
+    time = entry["time"]
+    if entry["kind"] == "epoch":
+        return [Metric(key, value, time, entry["epoch"]) for key, value in entry["metrics"].items()]
+    if entry["kind"] == "evaluation":
+        robust = "test_robust_accuracy" if entry["final"] else f"test_robust_accuracy/{entry['attack']['label']}"
+        shares = {"test_clean_accuracy": entry["clean"], robust: entry["robust"]}
+        return [
+            Metric(name if part == "value" else f"{name}_{part}", value, time, entry["epoch"])
+            for name, share in shares.items()
+            for part, value in share.items()
+        ]
+    return []
+
+
+def pages(uri: str) -> dict[str, str]:
+    """The UI's chart page of every experiment in the store, after the host."""
+    client = MlflowClient(tracking_uri=uri)
+    query = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={VIEW}"
+    found = [e for e in client.search_experiments() if f"mlflow.sharedViewState.{VIEW}" in e.tags]
+    return {e.name: f"/#/experiments/{e.experiment_id}/runs?{query}" for e in found}
