@@ -1,0 +1,169 @@
+"""The command line: what was asked for, and what is wrong with it. `quench.commands` does it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from quench import __version__
+from quench.errors import InvalidValue, UserError, one_of
+
+_OVERRIDES = """
+Any field of the recipe can be overridden by its dotted key:
+  quench train experiments/digits_linf.py --threat.epsilon 8/255 --method pgd --method.steps 10
+`quench train EXPERIMENT --help` lists the fields of that experiment with their values.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command; the exit code is 2 for a user's mistake, 1 if runs failed, 130 if interrupted."""
+    try:
+        sys.exit(_run(list(sys.argv[1:] if argv is None else argv)))
+    except UserError as error:
+        sys.exit(_complain(str(error)))
+    except KeyboardInterrupt:
+        print("interrupted; what was recorded is kept", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run(argv: list[str]) -> int:
+    parser, commands = _parsers()
+    if not argv or argv[0].startswith("-"):
+        parser.parse_args(argv or ["--help"])
+    command = commands.get(argv[0])
+    if command is None:
+        raise InvalidValue("command", argv[0], one_of(argv[0], commands))
+    own, changes = _split(argv[1:], command)
+    takes_changes = argv[0] in ("train", "sweep", "evaluate")
+    if changes and not takes_changes:
+        raise UserError(f"{argv[0]} takes no option --{next(iter(changes))}; see `quench {argv[0]} --help`")
+    if argv[0] in ("train", "sweep") and {"-h", "--help"} & {*own}:
+        return _help(command, own, changes)
+    arguments = command.parse_args(own)
+
+    from quench import commands as do
+
+    return getattr(do, argv[0])(arguments, changes)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as everything here does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = _Parser(prog="quench", description="Fast adversarial training, measured against the clock.")
+    parser.add_argument("--version", action="version", version=f"quench {__version__}")
+    group = parser.add_subparsers(metavar="COMMAND", title="commands")
+    storage = _Parser(add_help=False)
+    storage.add_argument(
+        "--storage",
+        type=Path,
+        default=Path(os.environ.get("QUENCH_STORAGE", "runs")),
+        metavar="DIR",
+        help="folder of runs and of the MLflow database; on a cluster, one that every node sees (default: "
+        "$QUENCH_STORAGE or runs)",
+    )
+    storage.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow server or database (default: $MLFLOW_TRACKING_URI or a SQLite file in the storage folder)",
+    )
+    ray = _Parser(add_help=False)
+    ray.add_argument(
+        "--address",
+        default="local",
+        metavar="ADDRESS",
+        help="Ray cluster: local (one of our own, the default), auto, or ray://HOST:10001",
+    )
+
+    def add(name: str, text: str, *parents: _Parser, epilog: str = "") -> argparse.ArgumentParser:
+        return group.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=epilog,
+            parents=[*parents, storage],
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    train = add("train", "train one recipe, on this machine or on several workers", ray, epilog=_OVERRIDES)
+    train.add_argument("experiment", type=Path, metavar="EXPERIMENT", help="a Python file that defines RECIPE")
+    train.add_argument("--workers", type=int, metavar="N", help="data-parallel workers; same as the field `workers`")
+    sweep = add("sweep", "run the sweep that an experiment file defines", ray, epilog=_OVERRIDES)
+    sweep.add_argument(
+        "experiment", type=Path, metavar="EXPERIMENT", help="a Python file that defines RECIPE and SWEEP"
+    )
+    sweep.add_argument("--trials", type=int, metavar="N", help="at most N trials; for random search, exactly N")
+    sweep.add_argument(
+        "--scheduler", metavar="NAME", help="fifo: every trial to its end; asha: stop those that lag behind"
+    )
+    sweep.add_argument("--concurrent", type=int, metavar="N", help="trials at the same time (default: what fits)")
+    evaluate = add(
+        "evaluate", "attack a trained run on the test images", epilog="The attack's fields: --attack.steps 100 ..."
+    )
+    evaluate.add_argument("run", metavar="RUN", help="a run's folder or name, or latest")
+    evaluate.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
+    report = add("report", "tables and figures of a sweep")
+    report.add_argument(
+        "sweep", metavar="SWEEP", nargs="?", default="latest", help="a sweep's folder or name, or latest"
+    )
+    ui = add("ui", "open the MLflow UI on the runs, on this machine only")
+    ui.add_argument("--port", type=int, default=5000, metavar="PORT", help="default: 5000")
+    return parser, dict(group.choices)
+
+
+def _split(argv: list[str], command: argparse.ArgumentParser) -> tuple[list[str], dict[str, Any]]:
+    """The command's own words, and the rest: `--key value` or `--key=value`, for the recipe."""
+    own: list[str] = []
+    changes: dict[str, Any] = {}
+    words = iter(argv)
+    known = command._option_string_actions  # pyright: ignore[reportPrivateUsage]
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if not flag.startswith("--") or flag in known or flag == "--":
+            own.append(word)
+            if flag in known and not equals and known[flag].nargs is None:
+                own.extend(w for w in [next(words, None)] if w is not None)
+            continue
+        given = value if equals else next(words, None)
+        if given is None:
+            raise UserError(f"{flag} needs a value, e.g. {flag} 0.1")
+        changes[flag[2:].replace("-", "_")] = _parsed(given)
+    return own, changes
+
+
+def _parsed(text: str) -> Any:
+    """`0.1`, `true`, `[1, 2]` as what they are; anything else is a text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _help(command: argparse.ArgumentParser, own: list[str], changes: dict[str, Any]) -> int:
+    """The command's help, and the fields of the experiment if one is named."""
+    command.print_help()
+    named = [word for word in own if not word.startswith("-")]
+    if named:
+        from quench.config import describe
+        from quench.experiment import Experiment
+
+        print(f"fields of {named[0]}:")
+        recipe = Experiment.load(Path(named[0]), changes).recipe
+        for key, value, meaning in describe(recipe):
+            print(f"  --{key} {value}".ljust(44) + f" {meaning}")
+    return 0
+
+
+def _complain(message: str) -> int:
+    print(f"quench: {message}", file=sys.stderr)
+    return 2

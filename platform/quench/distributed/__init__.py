@@ -1,0 +1,1 @@
+"""Ray, and nothing but Ray: the only modules that import it."""

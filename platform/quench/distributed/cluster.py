@@ -1,0 +1,75 @@
+"""Joining a Ray cluster, or starting one on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from quench.errors import UserError
+
+_TOKEN = Path("~/.ray/auth_token").expanduser()
+
+# Read when Ray is imported or its processes start, so set before; whoever has set one keeps it.
+for _name, _value in {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the end of a run is seen at once, not after 7 s
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less a run
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same everywhere
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs' own logs hold everything
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+
+@contextmanager
+def connected(address: str, cpus: int) -> Iterator[None]:
+    """A Ray cluster while the block runs.
+
+    `address` is "local" for one of our own on this machine, with room for at least `cpus`
+    one-CPU workers and nothing listening for browsers beyond localhost; else what `ray.init` takes
+    ("auto", "ray://host:10001"). Token authentication is on, unless RAY_AUTH_MODE says otherwise.
+    """
+    import ray
+
+    local = address == "local"
+    ours: dict[str, Any] = {
+        "num_cpus": max(os.cpu_count() or 1, cpus),
+        "include_dashboard": True,  # ending a trial that spans workers needs its State API
+        "dashboard_host": "127.0.0.1",
+    }
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(ours if local else {}))
+    except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"--address {address}: no Ray cluster there, or it takes another token "
+            f"(a cluster without tokens needs RAY_AUTH_MODE=disabled): {reason}"
+        ) from None
+    if local and _TOKEN.exists():
+        _TOKEN.chmod(0o600)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def gpus() -> int:
+    """GPUs of the cluster that we are connected to."""
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def cpus() -> int:
+    """CPUs of the cluster that we are connected to."""
+    import ray
+
+    return int(ray.cluster_resources().get("CPU", 1))

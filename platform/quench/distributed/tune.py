@@ -1,0 +1,137 @@
+"""Many runs: Ray Tune decides which runs when and which is stopped; each run records itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from quench import trial
+from quench.distributed import cluster
+from quench.distributed.train import train_data_parallel
+from quench.record import Record
+
+METRIC = "robust_accuracy"
+
+
+def sweep(
+    records: Sequence[Record], storage: Path, scheduler: Literal["fifo", "asha"] = "fifo", concurrent: int | None = None
+) -> None:
+    """Carry out every record on the connected cluster; afterwards each says how it ended.
+
+    Records of one worker run first, in actors that are used again; then those of more, as many at
+    a time as there are resources for. A trial that dies is tried again, twice, from its last
+    checkpoint. `storage` holds Tune's own state.
+    """
+    gpu = cluster.gpus() > 0
+
+    def workers(record: Record) -> int:
+        return record.recipe.workers
+
+    for count, group in groupby(sorted(records, key=workers), key=workers):
+        slots = max((cluster.gpus() if gpu else cluster.cpus()) // count, 1)
+        _run_group(list(group), storage, scheduler, min(concurrent or slots, slots), count, gpu)
+
+
+def _run_group(records: list[Record], storage: Path, scheduler: str, concurrent: int, workers: int, gpu: bool) -> None:
+    """One Tune experiment: records that need equal resources.
+
+    A driver of several workers asks Tune for nothing but a little memory: its workers' resources
+    are asked for by Ray Train, which would wait for ever if drivers had taken them.
+    """
+    one: dict[str, float] = {"GPU": 1} if gpu else {"CPU": 1}
+    epochs = max(record.recipe.epochs for record in records)
+    try:
+        tune.Tuner(
+            tune.with_resources(_trial, one if workers == 1 else {"memory": 300e6}),
+            param_space={"record": tune.grid_search([str(record.directory) for record in records]), "gpu": gpu},
+            tune_config=tune.TuneConfig(
+                metric=METRIC,
+                mode="max",
+                scheduler=_AshaPerThreat(epochs) if scheduler == "asha" else FIFOScheduler(),
+                max_concurrent_trials=concurrent,
+                reuse_actors=workers == 1,
+                trial_dirname_creator=_folder,
+            ),
+            run_config=tune.RunConfig(
+                name=f"tune-{workers}",
+                storage_path=str(storage),
+                failure_config=tune.FailureConfig(max_failures=2),
+                callbacks=[_Outcome()],
+                verbose=0,
+            ),
+        ).fit()
+    finally:
+        for record in records:
+            record.settle("stopped", "the sweep ended first")
+
+
+def _trial(config: dict[str, Any]) -> None:
+    """In a trial's actor."""
+    record = Record(Path(config["record"]))
+    if record.recipe.workers > 1:
+        train_data_parallel(record, config["gpu"], [TuneReportCallback()])
+        return
+    for report in trial.run(record, trial.best_device()):
+        tune.report(report.metrics())
+
+
+def _folder(tried: Trial) -> str:
+    return f"{_record(tried).directory.name}-{tried.trial_id}"
+
+
+def _record(tried: Trial) -> Record:
+    return Record(Path(tried.config["record"]))
+
+
+class _Outcome(tune.Callback):
+    """Writes down how a trial ended that could not do so itself: stopped by the scheduler, or dead."""
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        _record(trial).settle("stopped", "by the scheduler")
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        _record(trial).settle("failed", "its process died; see the Ray logs")
+
+
+class _AshaPerThreat(FIFOScheduler):
+    """Successive halving (arXiv 1810.05934) among trials of one threat model only.
+
+    Robust accuracies under different threat models do not compare: one race for all would stop
+    every trial of the stronger adversary.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self._epochs = epochs
+        self._races: dict[str, ASHAScheduler] = {}
+
+    def _race(self, trial: Trial) -> ASHAScheduler:
+        threat = str(_record(trial).recipe.threat)
+        if threat not in self._races:
+            self._races[threat] = ASHAScheduler(
+                time_attr="epoch",
+                metric=METRIC,
+                mode="max",
+                max_t=self._epochs,
+                grace_period=max(self._epochs // 8, 1),
+                reduction_factor=2,
+            )
+        return self._races[threat]
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        self._race(trial).on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        decision = self._race(trial).on_trial_result(tune_controller, trial, result)
+        # A trial that has reached the last rung is not stopped: it ends by itself, evaluation included.
+        return TrialScheduler.CONTINUE if result["epoch"] >= self._epochs else decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        self._race(trial).on_trial_complete(tune_controller, trial, result)
