@@ -1,0 +1,92 @@
+"""What the tests share: reproducible property tests, a recipe that trains in a second, a real sweep."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from quench.attacks.pgd import PGD
+from quench.datasets.digits import Digits
+from quench.geometry.linf import Linf
+from quench.methods.n_fgsm import NFGSM
+from quench.models.small_cnn import SmallCNN
+from quench.threat_model import ThreatModel
+from quench.training.recipe import SGD, Recipe
+
+settings.register_profile("quench", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("quench")
+torch.set_num_threads(1)
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    """Digits, a tiny network, two epochs."""
+    return tiny_recipe()
+
+
+def tiny_recipe() -> Recipe:
+    return Recipe(
+        data=Digits(),
+        model=SmallCNN(widths=(8, 8)),
+        threat=ThreatModel(norm=Linf(), epsilon=0.1),
+        method=NFGSM(),
+        epochs=2,
+        batch_size=128,
+        optimizer=SGD(lr=0.1),
+        validation=100,
+        probe=PGD(steps=2),
+        evaluation=PGD(steps=3),
+    )
+
+
+def quench(*words: str | Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does."""
+    environment = {**os.environ, "COLUMNS": "160"}
+    command = [sys.executable, "-m", "quench.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=REPOSITORY, env=environment)
+
+
+@dataclass(frozen=True)
+class RealSweep:
+    """A sweep that was really run, through the command line."""
+
+    storage: Path
+    directory: Path
+    output: str
+
+
+SWEEP_FILE = '''
+from conftest import tiny_recipe
+from quench import Choice, Sweep
+from quench.geometry.l2 import L2
+from quench.threat_model import ThreatModel
+
+RECIPE = tiny_recipe()
+SWEEP = Sweep(space=[
+    {"method": Choice("standard", "n_fgsm"), "seed": Choice(0, 1)},
+    {"threat": ThreatModel(norm=L2(), epsilon=0.5), "method": "fgsm_rs"},
+    {"workers": 2},
+])
+'''
+
+
+@pytest.fixture(scope="session")
+def real_sweep(tmp_path_factory: pytest.TempPathFactory) -> RealSweep:
+    """Six trials under Ray, one of them on two workers, recorded in MLflow."""
+    folder = tmp_path_factory.mktemp("sweep")
+    file = folder / "tiny.py"
+    file.write_text(f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n{SWEEP_FILE}")
+    storage = folder / "runs"
+    done = quench("sweep", file, "--storage", storage)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (directory,) = storage.glob("tiny-*")
+    return RealSweep(storage, directory, done.stdout)

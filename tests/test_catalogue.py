@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+
+from quench.attacks import Attack
+from quench.catalogue import Plugin, is_family, members, name_of
+from quench.datasets import Dataset
+from quench.geometry import Geometry
+from quench.methods import Method
+from quench.models import Model
+from quench.training.schedules import Schedule
+
+FAMILIES: dict[type[Plugin], set[str]] = {
+    Attack: {"pgd"},
+    Dataset: {"cifar", "digits", "image_folder"},
+    Geometry: {"l2", "linf"},
+    Method: {"fgsm_rs", "n_fgsm", "pgd", "standard"},
+    Model: {"preact_resnet", "small_cnn"},
+    Schedule: {"one_cycle", "piecewise"},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+def test_members_are_found_by_their_files(family: type[Plugin]) -> None:
+    assert is_family(family)
+    assert members(family).keys() >= FAMILIES[family]
+    for name, member in members(family).items():
+        assert name_of(member) == name
+        assert not is_family(member)
+        assert not member.__abstractmethods__, "a member is final: nothing in it is left to implement"
+        assert member.__bases__ == (family,), "nothing implemented is inherited from another member"
