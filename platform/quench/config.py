@@ -51,9 +51,25 @@ def override(value: T, changes: Mapping[str, object]) -> T:
     for _, keys in groupby(sorted(changes, key=depth), key=depth):
         data = encode(value)
         for key in keys:
-            _set(data, key, changes[key])
+            _set(data, key, _with_own_fields(value, key, changes))
         value = decode(type(value), data)
     return value
+
+
+def _with_own_fields(value: object, key: str, changes: Mapping[str, object]) -> object:
+    """The change of `key`; where it names a plug-in, together with the fields given for that plug-in.
+
+    Some plug-ins cannot be made without: an image folder has no default place.
+    """
+    held: Any = value
+    for step in key.split("."):
+        held = getattr(held, step, None)
+    new = changes[key]
+    if not isinstance(held, Plugin) or not isinstance(new, str):
+        return new
+    member = members(type(held).__bases__[0]).get(new)
+    names = [field.name for field in fields(cast("Any", member))] if member else []
+    return {"name": new, **{name: changes[f"{key}.{name}"] for name in names if f"{key}.{name}" in changes}}
 
 
 def flatten(value: object) -> dict[str, Any]:
