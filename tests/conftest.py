@@ -7,10 +7,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from quench.attacks.pgd import PGD
 from quench.datasets.digits import Digits
@@ -48,10 +51,23 @@ def tiny_recipe() -> Recipe:
     )
 
 
+class CountFlops(TorchDispatchMode):
+    """Floating-point operations by torch's own formulas. torch's FlopCounterMode also follows modules,
+    which `autograd.grad` with respect to an input breaks."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
+        return out
+
+
 def quench(*words: str | Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does."""
     environment = {**os.environ, "COLUMNS": "160"}
-    command = [sys.executable, "-m", "quench.cli", *map(str, words)]
+    command = [str(Path(sys.executable).parent / "quench"), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=REPOSITORY, env=environment)
 
 
@@ -64,7 +80,7 @@ class RealSweep:
     output: str
 
 
-SWEEP_FILE = '''
+SWEEP_FILE = """
 from conftest import tiny_recipe
 from quench import Choice, Sweep
 from quench.geometry.l2 import L2
@@ -76,7 +92,7 @@ SWEEP = Sweep(space=[
     {"threat": ThreatModel(norm=L2(), epsilon=0.5), "method": "fgsm_rs"},
     {"workers": 2},
 ])
-'''
+"""
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,12 @@ def test_contains_refuses_what_is_outside() -> None:
 
 @pytest.mark.parametrize(
     ("norm", "epsilon", "written"),
-    [(Linf(), 8 / 255, "linf 8/255"), (L2(), 128 / 255, "l2 128/255"), (L2(), 0.5, "l2 0.5"), (Linf(), 0.15, "linf 0.15")],
+    [
+        (Linf(), 8 / 255, "linf 8/255"),
+        (L2(), 128 / 255, "l2 128/255"),
+        (L2(), 0.5, "l2 0.5"),
+        (Linf(), 0.15, "linf 0.15"),
+    ],
 )
 def test_is_written_as_the_field_writes_it(norm: Geometry, epsilon: float, written: str) -> None:
     assert str(ThreatModel(norm=norm, epsilon=epsilon)) == written

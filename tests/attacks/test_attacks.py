@@ -1,0 +1,126 @@
+"""Attacks against what is known: linear models, whose nearest adversarial example has a closed form."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from conftest import CountFlops
+from quench.attacks import Attack, input_gradient
+from quench.attacks.pgd import PGD
+from quench.catalogue import members, name_of
+from quench.datasets import Batch
+from quench.geometry import Geometry
+from quench.geometry.linf import Linf
+from quench.models.small_cnn import SmallCNN
+from quench.threat_model import ThreatModel
+
+NORMS = [member() for member in members(Geometry).values()]
+ATTACKS = [member() for member in members(Attack).values()]
+DUAL_ORDER = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
+
+
+def rng(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+class Linear(nn.Module):
+    """Two classes, divided by a plane: logits (0, <w, x> + b)."""
+
+    def __init__(self, weight: Tensor, bias: float) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = x.flatten(1) @ self.weight + self.bias
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+
+def linear_problem() -> tuple[Linear, Batch]:
+    """Images in the middle of the box, where clamping does not help, and a model that has them right."""
+    weight = torch.randn(12, generator=rng(1))
+    x = 0.5 + 0.1 * torch.rand(16, 3, 2, 2, generator=rng(2))
+    model = Linear(weight, -float(weight.sum()) * 0.55)
+    return model, Batch(x, model(x).argmax(1), torch.arange(16))
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=name_of)
+@pytest.mark.parametrize("attack", ATTACKS, ids=name_of)
+def test_reaches_the_boundary_of_a_linear_model_and_not_beyond(attack: Attack, norm: Geometry) -> None:
+    """distance = |<w, x> + b| / ||w||_dual: fooled if epsilon is above it, never if below."""
+    model, batch = linear_problem()
+    score = model(batch.x)[:, 1]
+    dual = torch.linalg.vector_norm(model.weight, ord=DUAL_ORDER[name_of(norm)])
+    for example, distance in enumerate((score.abs() / dual).tolist()):
+        one = Batch(batch.x[example : example + 1], batch.y[example : example + 1], batch.index[example : example + 1])
+        for factor, fooled in ((0.98, False), (1.02, True)):
+            threat = ThreatModel(norm=norm, epsilon=factor * distance, lower=-10, upper=10)
+            adversarial = attack(model, one, threat, rng())
+            assert threat.contains(one.x, adversarial).all()
+            assert bool(model(adversarial).argmax(1) != one.y) == fooled
+
+
+@pytest.fixture
+def digits_model() -> tuple[nn.Module, Batch]:
+    from quench.datasets.digits import Digits
+
+    data = Digits().load(100)
+    return SmallCNN(widths=(8, 8)).build(data.spec(), seed=0), data.test.batch(torch.arange(40))
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=name_of)
+@pytest.mark.parametrize("attack", ATTACKS, ids=name_of)
+def test_contract(attack: Attack, norm: Geometry, digits_model: tuple[nn.Module, Batch]) -> None:
+    """Inside the threat model; a function of its generator; leaves model, gradients and batch alone."""
+    model, batch = digits_model
+    model.eval()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    x = batch.x.clone()
+    threat = ThreatModel(norm=norm, epsilon=0.3)
+    adversarial = attack(model, batch, threat, rng())
+    assert threat.contains(batch.x, adversarial).all()
+    assert torch.equal(adversarial, attack(model, batch, threat, rng()))
+    assert torch.equal(batch.x, x)
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert not model.training
+    assert not adversarial.requires_grad
+
+
+def test_restarts_only_ever_fool_more(digits_model: tuple[nn.Module, Batch]) -> None:
+    """The first restarts of a longer search are the shorter search: what it fooled stays fooled."""
+    model, batch = digits_model
+    model.eval()
+    batch = Batch(batch.x, model(batch.x).argmax(1), batch.index)
+    threat, before = ThreatModel(norm=Linf(), epsilon=0.04), torch.zeros(40, dtype=torch.bool)
+    counts: list[int] = []
+    for restarts in (1, 3, 10):
+        adversarial = PGD(steps=2, restarts=restarts)(model, batch, threat, rng(3))
+        fooled = model(adversarial).argmax(1) != batch.y
+        assert (fooled | ~before).all()
+        before = fooled
+        counts.append(int(fooled.sum()))
+    assert counts[0] < counts[-1] < 40, "the search is neither hopeless nor trivial, or this says nothing"
+
+
+def test_one_step_without_start_is_fgsm(digits_model: tuple[nn.Module, Batch]) -> None:
+    model, batch = digits_model
+    model.eval()
+    threat = ThreatModel(norm=Linf(), epsilon=0.1)
+    expected = (batch.x + 0.1 * input_gradient(model, batch.x, batch.y).sign()).clamp(0, 1)
+    found = PGD(steps=1, step_ratio=1.0, random_start=False)(model, batch, threat, rng())
+    torch.testing.assert_close(found, expected)
+
+
+def test_input_gradient_is_per_example_and_costs_two_forward_passes(digits_model: tuple[nn.Module, Batch]) -> None:
+    model, batch = digits_model
+    model.eval()
+    together = input_gradient(model, batch.x, batch.y)
+    alone = torch.cat([input_gradient(model, batch.x[i : i + 1], batch.y[i : i + 1]) for i in range(40)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-7)
+    with CountFlops() as forward, torch.no_grad():
+        model(batch.x)
+    with CountFlops() as both:
+        input_gradient(model, batch.x, batch.y)
+    assert both.total == 2 * forward.total > 0

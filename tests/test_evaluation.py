@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from torch import Generator, Tensor, nn
+
+from quench.attacks.pgd import PGD
+from quench.datasets import Batch, Split
+from quench.evaluation import evaluate, evaluating, wilson
+from quench.geometry.linf import Linf
+from quench.ranks import Ranks
+from quench.threat_model import ThreatModel
+
+THREAT = ThreatModel(norm=Linf(), epsilon=0.2)
+
+
+@given(n=st.integers(1, 10_000), share=st.floats(0, 1))
+def test_wilson_is_scipys(n: int, share: float) -> None:
+    successes = round(share * n)
+    oracle = binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    found = wilson(successes, n)
+    assert (found.low, found.high) == pytest.approx((oracle.low, oracle.high), abs=1e-6)
+    assert found.value == successes / n
+
+
+class Threshold(nn.Module):
+    """Says 1 where the image's mean is above one half; an image is robust if it is 0.2 away from that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = 20 * (x.flatten(1).mean(1) - 0.5)
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+
+def split() -> Split:
+    """Grey images: wrong, robust, robust, not robust, not robust."""
+    grey = torch.tensor([10, 20, 240, 100, 150], dtype=torch.uint8)
+    return Split(grey.view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous(), torch.tensor([1, 0, 1, 0, 1]))
+
+
+def rng() -> Generator:
+    return Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 500])
+def test_counts_what_is_right_and_stays_right(batch_size: int) -> None:
+    report = evaluate(Threshold(), split(), {"pgd": PGD(steps=5)}, THREAT, rng(), batch_size)
+    assert report.correct["clean"].tolist() == [False, True, True, True, True]
+    assert report.robust_bits.tolist() == [False, True, True, False, False]
+    assert (report.n, report.clean.value, report.robust.value, report.under("pgd").value) == (5, 0.8, 0.4, 0.4)
+
+
+def test_robust_means_under_every_attack() -> None:
+    weak = PGD(steps=1, step_ratio=0.01, random_start=False)
+    report = evaluate(Threshold(), split(), {"weak": weak, "strong": PGD(steps=5)}, THREAT, rng())
+    assert report.under("weak").value == 0.8
+    assert report.robust.value == report.under("strong").value == 0.4
+
+
+def test_shares_of_several_workers_add_up_to_the_whole() -> None:
+    whole = evaluate(Threshold(), split(), {"pgd": PGD(steps=5)}, THREAT, rng())
+
+    class Alone(Ranks):
+        """Worker r of 2, without a group to sum over."""
+
+        def total(self, value: Tensor) -> Tensor:
+            return value
+
+    parts = [evaluate(Threshold(), split(), {"pgd": PGD(steps=5)}, THREAT, rng(), ranks=Alone(r, 2)) for r in (0, 1)]
+    for name, bits in whole.correct.items():
+        assert torch.equal(parts[0].correct[name] | parts[1].correct[name], bits)
+        assert not (parts[0].correct[name] & parts[1].correct[name]).any()
+
+
+def test_an_attack_that_leaves_the_ball_is_an_error() -> None:
+    def cheat(model: nn.Module, batch: Batch, threat: ThreatModel, rng: Generator) -> Tensor:
+        return 1 - batch.x
+
+    with pytest.raises(RuntimeError, match="cheat left the threat model linf 0.2 on 3 examples"):
+        evaluate(Threshold(), split(), {"cheat": cheat}, THREAT, rng())  # type: ignore[dict-item]
+
+
+def test_eval_mode_is_on_while_judging_and_modes_come_back() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Sequential(nn.Dropout(), Threshold()))
+    model[1].eval()
+    modes = [m.training for m in model.modules()]
+    with evaluating(model):
+        assert not any(m.training for m in model.modules())
+    assert [m.training for m in model.modules()] == modes
+    before = model[0].running_mean.clone()
+    evaluate(model, split(), {"pgd": PGD(steps=1)}, THREAT, rng())
+    assert torch.equal(model[0].running_mean, before)
+    assert [m.training for m in model.modules()] == modes
