@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from quench.catalogue import members, name_of
+from quench.config import override
+from quench.datasets import Data
+from quench.geometry import Geometry
+from quench.methods import Method
+from quench.ranks import Ranks
+from quench.threat_model import ThreatModel
+from quench.training.loop import EpochReport, fit
+from quench.training.recipe import SGD, Augmentation, Recipe
+from quench.training.state import TrainState
+
+CPU = torch.device("cpu")
+GOLDEN = Path(__file__).with_name("golden_losses.json")
+"""mean loss of three short epochs, "norm method" -> [...]; QUENCH_GOLDEN=write makes it anew"""
+
+
+def begin(recipe: Recipe) -> tuple[TrainState, Data]:
+    data = recipe.data.load(recipe.validation)
+    return TrainState.initial(recipe, data.spec(), CPU), data
+
+
+def train(recipe: Recipe) -> tuple[TrainState, list[EpochReport]]:
+    state, data = begin(recipe)
+    return state, list(fit(state, recipe, data))
+
+
+def same_weights(a: TrainState, b: TrainState) -> bool:
+    return all(
+        torch.equal(x, y) for x, y in zip(a.model.state_dict().values(), b.model.state_dict().values(), strict=True)
+    )
+
+
+def test_reports_what_the_run_has_come_to(recipe: Recipe) -> None:
+    state, reports = train(replace(recipe, epochs=3))
+    assert [r.epoch for r in reports] == [1, 2, 3]
+    assert [r.updates for r in reports] == [9, 18, 27]  # 1,247 images in batches of 128
+    assert 0 < reports[0].train_seconds < reports[1].train_seconds < reports[2].train_seconds == state.train_seconds
+    assert all(r.gpu_seconds == r.train_seconds for r in reports)
+    assert reports[-1].learning_rate < 0.1 * 0.2
+    assert reports[-1].train_loss < reports[0].train_loss
+    assert reports[-1].clean_accuracy > 0.6
+    assert reports[-1].robust_accuracy <= reports[-1].clean_accuracy
+    assert set(reports[0].metrics()) >= {"train_seconds", "robust_accuracy", "clean_accuracy", "fgsm_accuracy"}
+
+
+def test_equal_recipes_give_equal_weights(recipe: Recipe) -> None:
+    assert same_weights(train(recipe)[0], train(recipe)[0])
+    assert not same_weights(train(recipe)[0], train(replace(recipe, seed=1))[0])
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.9])
+def test_a_run_goes_on_from_a_checkpoint_to_the_bit(recipe: Recipe, averaging: float, tmp_path: Path) -> None:
+    recipe = replace(recipe, epochs=4, averaging=averaging, augmentation=Augmentation(padding=1, flip=True))
+    whole, reports = train(recipe)
+    state, data = begin(recipe)
+    run = fit(state, recipe, data)
+    next(run), next(run)
+    torch.save(state.state_dict(), tmp_path / "half.pt")
+    again, data = begin(recipe)
+    again.load_state_dict(torch.load(tmp_path / "half.pt", weights_only=True))
+    assert again.train_seconds == state.train_seconds, "the train clock goes on, it does not begin anew"
+    rest = list(fit(again, recipe, data))
+    assert [r.epoch for r in rest] == [3, 4]
+    assert same_weights(whole, again)
+    for before, after in zip(reports[2:], rest, strict=True):
+        times = {"train_seconds": 0.0, "gpu_seconds": 0.0}
+        assert {**before.metrics(), **times} == {**after.metrics(), **times}
+    assert all(torch.equal(a, b) for a, b in zip(whole.judged.parameters(), again.judged.parameters(), strict=True))
+
+
+def test_the_average_is_what_is_judged(recipe: Recipe) -> None:
+    state, _ = train(replace(recipe, averaging=0.9))
+    assert state.judged is not state.model
+    weights = list(zip(state.judged.parameters(), state.model.parameters(), strict=True))
+    assert not any(torch.equal(a, b) for a, b in weights)
+
+
+def test_bfloat16_trains_about_as_well_and_keeps_float32_weights(recipe: Recipe) -> None:
+    state, reports = train(replace(recipe, epochs=4, precision="bfloat16"))
+    _, exact = train(replace(recipe, epochs=4))
+    assert reports[-1].clean_accuracy == pytest.approx(exact[-1].clean_accuracy, abs=0.1)
+    assert {p.dtype for p in state.model.parameters()} == {torch.float32}
+
+
+def test_divergence_is_an_error(recipe: Recipe) -> None:
+    with pytest.raises(FloatingPointError, match="diverged: the loss is"):
+        train(replace(recipe, epochs=5, optimizer=SGD(lr=1e18, momentum=0.0, nesterov=False)))
+
+
+@pytest.mark.parametrize("norm", members(Geometry))
+@pytest.mark.parametrize("method", members(Method))
+def test_golden_losses(method: str, norm: str, recipe: Recipe) -> None:
+    """What three epochs come to, to six digits: a refactoring changes none of them."""
+    threat = ThreatModel(norm=members(Geometry)[norm](), epsilon={"linf": 0.1, "l2": 0.5}[norm])
+    _, reports = train(override(recipe, {"threat": threat, "method": method, "epochs": 3}))
+    losses, key = [report.train_loss for report in reports], f"{norm} {method}"
+    golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    if os.environ.get("QUENCH_GOLDEN") == "write":
+        GOLDEN.write_text(
+            json.dumps(golden | {key: [round(loss, 6) for loss in losses]}, indent=2, sort_keys=True) + "\n"
+        )
+        return
+    # Processors differ in the order of their sums, and three epochs amplify that a little.
+    assert losses == pytest.approx(golden[key], rel=2e-3)
+
+
+def _two_ranks(rank: int, folder: str, recipe: Recipe) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    state, data = begin(recipe)
+    reports = list(fit(state, recipe, data, Ranks.current()))
+    torch.save({"reports": [r.metrics() for r in reports], **state.state_dict()}, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("method", ["n_fgsm", "pgd"])
+def test_two_workers_agree_with_each_other_and_learn_like_one(method: str, recipe: Recipe, tmp_path: Path) -> None:
+    recipe = override(recipe, {"method": method, "workers": 2, "epochs": 3})
+    mp.spawn(_two_ranks, args=(str(tmp_path), recipe), nprocs=2)
+    one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(one["model"][key], two["model"][key]) for key in one["model"]), "buffers included"
+    for a, b in zip(one["reports"], two["reports"], strict=True):
+        clocks = {"train_seconds", "gpu_seconds"}
+        assert {k: v for k, v in a.items() if k not in clocks} == {k: v for k, v in b.items() if k not in clocks}
+        assert a["gpu_seconds"] == 2 * a["train_seconds"]
+    _, alone = train(replace(recipe, workers=1))
+    assert one["updates"] == alone[-1].updates
+    assert one["reports"][-1]["train_loss"] == pytest.approx(alone[-1].train_loss, rel=0.1)
+
+
+def test_methods_have_names_for_golden_losses() -> None:
+    assert {name_of(m) for m in members(Method).values()} <= {key.split()[1] for key in json.loads(GOLDEN.read_text())}
