@@ -143,7 +143,7 @@ class Record:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             recipe = saved["recipe"]
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UserError(f"{path} is not a checkpoint of quench, or damaged ({reason})") from None
         if json.loads(recipe) != self.about["recipe"]:
             raise UserError(f"{path} belongs to another recipe than {self.directory / 'recipe.json'}")
