@@ -154,11 +154,11 @@ def _help(command: argparse.ArgumentParser, own: list[str], changes: dict[str, A
     command.print_help()
     named = [word for word in own if not word.startswith("-")]
     if named:
-        from quench.config import describe
+        from quench.config import describe, override
         from quench.experiment import Experiment
 
         print(f"fields of {named[0]}:")
-        recipe = Experiment.load(Path(named[0]), changes).recipe
+        recipe = override(Experiment.load(Path(named[0])).recipe, changes)
         for key, value, meaning in describe(recipe):
             print(f"  --{key} {value}".ljust(44) + f" {meaning}")
     return 0

@@ -38,8 +38,8 @@ def train(arguments: Namespace, changes: Changes) -> int:
     """One run: in this process, or under Ray Train if its recipe asks for several workers."""
     if arguments.workers is not None:
         changes["workers"] = arguments.workers
-    experiment = Experiment.load(arguments.experiment, changes)
-    recipe = experiment.recipe
+    experiment = Experiment.load(arguments.experiment)
+    recipe = override(experiment.recipe, changes)
     _check([recipe])
     directory = new_directory(arguments.storage, experiment.name)
     record = Record.create(directory, recipe, experiment=experiment.name, configuration=configuration(recipe))
@@ -66,7 +66,7 @@ def train(arguments: Namespace, changes: Changes) -> int:
 
 def sweep(arguments: Namespace, changes: Changes) -> int:
     """Many runs under Ray Tune, then what they come to."""
-    experiment = Experiment.load(arguments.experiment, changes)
+    experiment = Experiment.load(arguments.experiment)
     if experiment.sweep is None:
         raise UserError(f"{experiment.path}: defines no SWEEP = Sweep(...); `quench train` runs its RECIPE")
     for key, swept in product(changes, experiment.sweep.keys):
@@ -74,7 +74,7 @@ def sweep(arguments: Namespace, changes: Changes) -> int:
         require(clear, key, changes[key], f"varied by the SWEEP in {experiment.path} ({swept}); change it there")
     asked = {key: getattr(arguments, key) for key in ("trials", "scheduler", "concurrent")}
     plan = replace(experiment.sweep, **{key: value for key, value in asked.items() if value is not None})
-    chosen = trials(experiment.recipe, plan)
+    chosen = trials(override(experiment.recipe, changes), plan)
     _check([trial.recipe for trial in chosen])
     made = SweepRecord.create(
         new_directory(arguments.storage, experiment.name),

@@ -5,11 +5,10 @@ from __future__ import annotations
 import runpy
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from quench.config import override
 from quench.errors import InvalidValue, UserError, nearest
 from quench.sweep import Sweep
 from quench.training.recipe import Recipe
@@ -25,11 +24,8 @@ class Experiment:
     sweep: Sweep | None
 
     @staticmethod
-    def load(path: Path, changes: Mapping[str, object]) -> Experiment:
-        """Run the file, and lay `changes` (dotted keys) over its recipe.
-
-        Raises `UserError` if there is no such file, if it fails, or if a change does not fit.
-        """
+    def load(path: Path) -> Experiment:
+        """Run the file. Raises `UserError` if there is none, if it fails or defines no recipe."""
         if not path.is_file():
             raise InvalidValue("experiment", str(path), f"no such file{nearest(str(path), _around(path))}")
         sys.path.insert(0, str(path.parent.resolve()))  # so that an experiment can build on its neighbours
@@ -46,7 +42,7 @@ class Experiment:
             raise UserError(f"{path}: defines no RECIPE = Recipe(...)")
         if not isinstance(sweep, Sweep | None):
             raise UserError(f"{path}: SWEEP must be a Sweep(...), not {type(sweep).__name__}")
-        return Experiment(path.stem, path, override(recipe, changes), sweep)
+        return Experiment(path.stem, path, recipe, sweep)
 
 
 def _around(path: Path) -> Iterable[str]:

@@ -65,19 +65,20 @@ def new_directory(storage: Path, experiment: str) -> Path:
 
 def find_sweep(storage: Path, name: str) -> SweepRecord:
     """A sweep by its folder or its name, or the "latest". Raises `InvalidValue` if there is none."""
-    return SweepRecord(_find("sweep", storage, name, "sweep.json", "*/sweep.json"))
+    return SweepRecord(_find("sweep", storage, name, "sweep.json", ("*",)))
 
 
 def find_run(storage: Path, name: str) -> Record:
     """A run by its folder or its name, alone or in a sweep, or the "latest"; else raises `InvalidValue`."""
-    return Record(_find("run", storage, name, "recipe.json", "**/recipe.json"))
+    return Record(_find("run", storage, name, "recipe.json", ("*", "*/*")))
 
 
-def _find(what: str, storage: Path, name: str, mark: str, pattern: str) -> Path:
+def _find(what: str, storage: Path, name: str, mark: str, places: tuple[str, ...]) -> Path:
     for place in (Path(name), storage / name):
         if (place / mark).is_file():
             return place.resolve()
-    found = sorted((path.parent for path in storage.glob(pattern)), key=lambda p: (p / mark).stat().st_mtime)
+    paths = [path.parent for place in places for path in storage.glob(f"{place}/{mark}")]
+    found = sorted(paths, key=lambda path: (path / mark).stat().st_mtime)
     names = [str(path.relative_to(storage)) for path in found]
     if not found:
         raise InvalidValue(what, name, f"{storage} holds no {what}; start one with `quench train` or `quench sweep`")

@@ -1,0 +1,124 @@
+"""The command line as its users meet it; sweeps under Ray are in tests/distributed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from conftest import REPOSITORY, quench
+from quench.cli import main
+
+DIGITS = str(REPOSITORY / "experiments" / "digits_linf.py")
+DEMO = str(REPOSITORY / "experiments" / "demo.py")
+CIFAR = str(REPOSITORY / "experiments" / "cifar10_linf8.py")
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line that a mistake is answered with."""
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == "", "nothing was begun"
+    assert captured.err.count("\n") == 1, captured.err
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("train", DIGITS, "--threat.epsilonn", "0.1"), r"threat\.epsilonn = 0\.1: no such field; .*did you mean 'threat\.epsilon'"),
+        (("train", DIGITS, "--epoch", "3"), r"epoch = 3: no such field; .*did you mean 'epochs'"),
+        (("train", DIGITS, "--threat.epsilon", "-1"), r"threat\.epsilon = -1\.0: must be above 0"),
+        (("train", DIGITS, "--threat.epsilon=big"), r"threat\.epsilon = 'big': must be a number or a fraction such as 8/255"),
+        (("train", DIGITS, "--threat.norm", "l3"), r"threat\.norm = 'l3': must be one of l2, linf; did you mean 'l2'"),
+        (("train", DIGITS, "--workers", "3"), r"batch_size = 64: must be a multiple of workers = 3; nearest: 63 or 66"),
+        (("train", DIGITS, "--workers", "two"), r"workers.*two"),
+        (("train", DIGITS, "--batch_size", "5000"), r"batch_size = 5000: must be at most the 1197 training images"),
+        (("train", DIGITS, "--validation", "5000"), r"validation = 5000: must be from 1 to 1346"),
+        (("train", DIGITS, "--epochs"), r"--epochs needs a value"),
+        (("train", DIGITS.replace("linf", "lnif")), r"experiment = .*no such file; did you mean '.*digits_linf\.py'"),
+        (("train", CIFAR, "--data.path", "/nowhere.tar.gz"), r"data\.path = '/nowhere\.tar\.gz': no such file"),
+        (("train", CIFAR, "--data", "image_folder"), r"data\.root = None: is required"),
+        (("train", CIFAR, "--data", "image_folder", "--data.root", "/nowhere"), r"data\.root = '/nowhere': no such folder"),
+        (("train",), r"EXPERIMENT"),
+        (("sweep", DIGITS), r"defines no SWEEP"),
+        (("sweep", DEMO, "--scheduler", "ahsa"), r"scheduler = 'ahsa': must be one of asha, fifo; did you mean 'asha'"),
+        (("sweep", DEMO, "--trials", "0"), r"trials = 0: must be above 0"),
+        (("sweep", DEMO, "--method.steps", "3"), r"method\.steps = 3: .*SWEEP"),
+        (("trian", DIGITS), r"command = 'trian': must be one of .*did you mean 'train'"),
+        (("evaluate", "nothing", "--storage", "/nowhere"), r"run = 'nothing': /nowhere holds no run"),
+        (("report", "nothing", "--storage", "/nowhere"), r"sweep = 'nothing': /nowhere holds no sweep"),
+        (("report", "--trials", "3"), r"report takes no option --trials"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    says: str,
+) -> None:
+    monkeypatch.setenv("QUENCH_STORAGE", str(tmp_path))
+    line = complaint(capsys, *words)
+    assert line.startswith("quench: ")
+    assert re.search(says, line), line
+    assert list(tmp_path.iterdir()) == [], "nothing was begun"
+
+
+def test_no_traceback_from_the_real_program() -> None:
+    done = quench("train", DIGITS, "--threat.epsilon", "-1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "quench: threat.epsilon = -1.0: must be above 0, in pixel units, such as 8/255\n"
+
+
+@pytest.mark.parametrize("command", ["train", "sweep", "evaluate", "report", "ui"])
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main((command, "--help"))
+    assert caught.value.code == 0
+    assert "--storage" in capsys.readouterr().out
+
+
+def test_help_lists_the_fields_of_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(("train", DIGITS, "--method", "pgd", "--help"))
+    out = capsys.readouterr().out
+    assert re.search(r"--threat\.epsilon 0\.15 +radius of the ball", out)
+    assert re.search(r"--method\.steps 7 +gradient steps", out)
+
+
+def test_train_then_evaluate(tmp_path: Path) -> None:
+    storage = tmp_path / "runs"
+    done = quench("train", DIGITS, "--epochs", "3", "--threat.epsilon", "0.1", "--storage", storage)
+    assert done.returncode == 0, done.stderr
+    assert "linf 0.1 n_fgsm s=0: 450 test images, 95 % intervals: clean" in done.stdout
+    assert f"quench ui --storage {storage}" in done.stdout
+    (run,) = storage.glob("digits_linf-*")
+    for name in (run.name, "latest"):
+        words = ("--attack.steps", "4", "--attack.restarts", "2", "--storage", storage)
+        done = quench("evaluate", name, *words)
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"robust \d+\.\d% \[.*\] \(pgd-4-2, last checkpoint\)", done.stdout), done.stdout
+    done = quench("evaluate", f"{run.name}x", "--storage", storage)
+    assert done.returncode == 2
+    assert f"did you mean '{run.name}'" in done.stderr
+    done = quench("evaluate", run.name, "--attack.stepps", "4", "--storage", storage)
+    assert "attack.stepps = 4: no such field; attack has random_start, restarts, step_ratio, steps" in done.stderr
+
+
+def test_a_run_that_diverges_exits_with_1(tmp_path: Path) -> None:
+    words = ("--optimizer.lr", "1e18", "--optimizer.nesterov", "false", "--epochs", "3", "--storage", tmp_path)
+    done = quench("train", DIGITS, *words)
+    assert done.returncode == 1
+    assert "failed: FloatingPointError: training diverged" in done.stdout
+
+
+def test_an_unreachable_tracking_server_costs_nothing(tmp_path: Path) -> None:
+    words = ("--epochs", "2", "--storage", tmp_path, "--tracking-uri", "http://127.0.0.1:9")
+    done = quench("train", DIGITS, *words)
+    assert done.returncode == 0, done.stderr
+    assert "MLflow could not be written" in done.stdout
+    assert "450 test images" in done.stdout
