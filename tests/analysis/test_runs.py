@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quench.analysis.runs import configurations, pareto_front
+
+points = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=1, max_size=30)
+
+
+@given(points)
+def test_the_front_is_what_nothing_dominates(found: list[tuple[int, int]]) -> None:
+    frame = pd.DataFrame(found, columns=["train_seconds", "robust"]) / 20
+    front = pareto_front(frame)
+    for i, (seconds, robust) in enumerate(found):
+        dominated = any((s <= seconds and r >= robust and (s, r) != (seconds, robust)) for s, r in found)
+        if front[i]:
+            assert not dominated
+        else:
+            assert dominated or (seconds, robust) in [found[j] for j in np.flatnonzero(front)], (
+                "a twin may stand for it"
+            )
+
+
+def frame() -> pd.DataFrame:
+    rows = [
+        # threat, configuration, seed, train seconds, robust
+        ("linf 0.1", "pgd", 0, 10.0, 0.80),
+        ("linf 0.1", "pgd", 1, 12.0, 0.84),
+        ("linf 0.1", "n_fgsm", 0, 3.0, 0.80),
+        ("linf 0.1", "n_fgsm", 1, 3.0, 0.82),
+        ("linf 0.1", "slow", 0, 20.0, 0.50),
+        ("linf 0.1", "unfinished", 0, 1.0, float("nan")),
+        ("l2 0.5", "pgd", 0, 10.0, 0.70),
+    ]
+    table = pd.DataFrame(rows, columns=["threat", "configuration", "seed", "train_seconds", "robust"])
+    norms = table["threat"].str.split(expand=True)
+    return table.assign(norm=norms[0], epsilon=norms[1].astype(float), clean=0.9)
+
+
+def test_configurations_are_means_over_seeds_compared_within_a_threat_model() -> None:
+    table = configurations(frame()).set_index(["threat", "configuration"])
+    assert "unfinished" not in table.index.get_level_values(1)
+    fast = table.loc[("linf 0.1", "n_fgsm")]
+    assert (fast.seeds, fast.train_seconds, fast.robust) == (2, 3.0, pytest.approx(0.81))
+    assert (fast.robust_min, fast.robust_max) == (0.80, 0.82)
+    assert fast.behind_best == pytest.approx(0.01)
+    assert fast.faster_than_best == pytest.approx(11 / 3)
+    assert table["on_front"].to_dict() == {
+        ("l2 0.5", "pgd"): True,
+        ("linf 0.1", "n_fgsm"): True,
+        ("linf 0.1", "pgd"): True,
+        ("linf 0.1", "slow"): False,
+    }
+
+
+def test_nothing_finished_is_an_empty_table() -> None:
+    nothing = frame().query("configuration == 'unfinished'")
+    assert configurations(nothing).empty
+    assert "on_front" in configurations(nothing)

@@ -1,0 +1,124 @@
+"""MLflow for real, on a SQLite file: it says what the logs say, once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from quench import trial
+from quench.config import flatten
+from quench.record import Record
+from quench.storage import SweepRecord
+from quench.sweep import Sweep, trials
+from quench.tracking import Tracker, default_uri, pages
+from quench.training.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepRecord:
+    """Two runs: one finished, one stopped after an epoch."""
+    from conftest import tiny_recipe
+    from quench import Choice
+
+    chosen = trials(tiny_recipe(), Sweep(space={"seed": Choice(0, 1)}))
+    made = SweepRecord.create(tmp_path_factory.mktemp("runs") / "tiny-1", "tiny", chosen, {"file": "tiny.py"})
+    finished, stopped = made.records
+    for _ in trial.run(finished, torch.device("cpu")):
+        pass
+    run = trial.run(stopped, torch.device("cpu"))
+    next(run)
+    run.close()
+    stopped.settle("stopped", "by the scheduler")
+    return made
+
+
+def project(sweep: SweepRecord) -> None:
+    """Everything, from the beginning, by a tracker that remembers nothing."""
+    storage = sweep.directory.parent
+    tracker = Tracker(default_uri(storage), storage, "tiny")
+    tracker.begin_sweep(sweep)
+    for record in sweep.records:
+        tracker(record, record.read()[0])
+    tracker.end_sweep(sweep, "finished", [sweep.directory / "sweep.json"])
+
+
+@pytest.fixture(scope="module")
+def client(sweep: SweepRecord) -> MlflowClient:
+    project(sweep)
+    project(sweep)
+    return MlflowClient(tracking_uri=default_uri(sweep.directory.parent))
+
+
+def find(client: MlflowClient, key: str) -> str:
+    (run,) = client.search_runs(["1"], f"tags.`quench.id` = '{key}'")
+    return run.info.run_id
+
+
+def test_writing_twice_changes_nothing(sweep: SweepRecord, client: MlflowClient) -> None:
+    assert len(client.search_runs(["1"])) == 3
+    for record in sweep.records:
+        run = find(client, record.about["id"])
+        logged = record.entries("epoch")
+        for key in logged[0]["metrics"]:
+            points = [(m.step, m.timestamp, m.value) for m in client.get_metric_history(run, key)]
+            assert points == [(e["epoch"], e["time"], e["metrics"][key]) for e in logged]
+
+
+def test_trials_are_children_with_their_recipe(sweep: SweepRecord, client: MlflowClient) -> None:
+    parent = find(client, sweep.name)
+    for record in sweep.records:
+        run = client.get_run(find(client, record.about["id"]))
+        assert run.data.tags["mlflow.parentRunId"] == parent
+        assert run.info.run_name == record.name
+        assert run.data.params == {key: str(value) for key, value in flatten(record.recipe).items()}
+        assert run.data.tags["norm"] == "linf"
+        names = {file.path for file in client.list_artifacts(run.info.run_id)}
+        assert names == {"recipe.json", "checkpoint"}
+        path = Path(client.download_artifacts(run.info.run_id, "recipe.json"))
+        assert json.loads(path.read_text())["id"] == record.about["id"]
+
+
+def test_runs_end_as_their_logs_say(sweep: SweepRecord, client: MlflowClient) -> None:
+    infos = [client.get_run(find(client, key)) for key in [sweep.name, *(r.about["id"] for r in sweep.records)]]
+    assert [run.info.status for run in infos] == ["FINISHED", "FINISHED", "KILLED"]
+    assert infos[2].data.tags["quench.reason"] == "by the scheduler"
+    evaluation = sweep.records[0].entries("evaluation")[0]
+    metrics = infos[1].data.metrics
+    assert metrics["test_robust_accuracy"] == evaluation["robust"]["value"]
+    assert metrics["test_robust_accuracy_low"] == evaluation["robust"]["low"]
+    assert "test_robust_accuracy" not in infos[2].data.metrics
+
+
+def test_a_stronger_evaluation_does_not_replace_the_final_one(sweep: SweepRecord, client: MlflowClient) -> None:
+    from quench.attacks.pgd import PGD
+
+    record = sweep.records[0]
+    state, data = trial.restore(record, "last", torch.device("cpu"))
+    attack = PGD(steps=5, restarts=2)
+    judged = trial.judge(state, 0, data, attack, record.recipe.threat)
+    trial.enter_evaluation(record, judged, attack, state.epoch, "last")
+    project(sweep)
+    metrics = client.get_run(find(client, record.about["id"])).data.metrics
+    assert metrics["test_robust_accuracy/pgd-5-2"] == judged.robust.value
+    assert metrics["test_robust_accuracy"] == record.entries("evaluation")[0]["robust"]["value"]
+
+
+def test_the_chart_page_is_known(sweep: SweepRecord, client: MlflowClient) -> None:
+    found = pages(default_uri(sweep.directory.parent))
+    assert found == {
+        "tiny": "/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=quench"
+    }
+
+
+def test_a_single_run_has_no_parent(tmp_path: Path, recipe: Recipe) -> None:
+    record = Record.create(tmp_path / "run", recipe, experiment="alone", configuration="n_fgsm")
+    record.append("status", status="running")
+    tracker = Tracker(default_uri(tmp_path), tmp_path, "alone")
+    tracker(record, record.read()[0])
+    (run,) = MlflowClient(tracking_uri=default_uri(tmp_path)).search_runs(["1"])
+    assert run.info.status == "RUNNING"
+    assert "mlflow.parentRunId" not in run.data.tags
