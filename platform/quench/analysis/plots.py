@@ -12,6 +12,8 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from quench.analysis.runs import pareto_front
 
+Look = dict[str, tuple[str, str]]
+"""configuration -> its colour and marker, the same in every panel"""
 _COLOURS = ("#4c72b0", "#dd8452", "#2a9d5c", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#64b5cd")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -23,42 +25,42 @@ def time_vs_robustness(runs: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
     intervals and the Pareto front. `runs` and `epochs` as `analysis.runs` makes them.
     """
     threats = list(dict.fromkeys(epochs.sort_values(["norm", "epsilon"])["threat"]))
-    styles = _styles(list(dict.fromkeys(epochs["configuration"])))
+    look = styles(epochs)
     figure = Figure(figsize=(4.2 * len(threats) + 0.6, 7.6), layout="constrained")
     grid = figure.subplots(2, len(threats), squeeze=False, sharey=True)
     for column, threat in enumerate(threats):
         above, below = cast("Axes", grid[0, column]), cast("Axes", grid[1, column])
-        draw_curves(epochs.query("threat == @threat"), above, styles)
-        draw_trade_off(runs.query("threat == @threat"), below, styles)
+        draw_curves(epochs.query("threat == @threat"), above, look)
+        draw_trade_off(runs.query("threat == @threat"), below, look)
         above.set_title(threat)
         below.set_xlabel("train seconds")
     grid[0, 0].set_ylabel("robust accuracy while training\n(held-out images)")
     grid[1, 0].set_ylabel("robust accuracy at the end\n(test images, 95 % intervals)")
-    handles = [Line2D([], [], color=c, marker=m, linestyle="-", label=name) for name, (c, m) in styles.items()]
+    handles = [Line2D([], [], color=c, marker=m, linestyle="-", label=name) for name, (c, m) in look.items()]
     handles.append(Line2D([], [], color="0.4", linestyle="--", label="Pareto front"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False)
     figure.suptitle("What a second of training buys")
     return figure
 
 
-def draw_curves(epochs: pd.DataFrame, axes: Axes, styles: dict[str, tuple[str, str]]) -> None:
+def draw_curves(epochs: pd.DataFrame, axes: Axes, look: Look) -> None:
     """Robust accuracy over the train clock, a line for each run."""
     for _, run in epochs.groupby("run", sort=False):
         axes.plot(
             run["train_seconds"],
             run["robust_accuracy"],
-            color=styles[run["configuration"].iloc[0]][0],
+            color=look[run["configuration"].iloc[0]][0],
             alpha=0.8,
             lw=1.3,
         )
     _seconds_and_shares(axes)
 
 
-def draw_trade_off(runs: pd.DataFrame, axes: Axes, styles: dict[str, tuple[str, str]]) -> None:
+def draw_trade_off(runs: pd.DataFrame, axes: Axes, look: Look) -> None:
     """Final robust accuracy against train seconds, a point for each finished run, and the front."""
     finished = runs.dropna(subset=["robust"])
     for configuration, part in finished.groupby("configuration", sort=False):
-        colour, marker = styles[str(configuration)]
+        colour, marker = look[str(configuration)]
         errors = [part["robust"] - part["robust_low"], part["robust_high"] - part["robust"]]
         axes.errorbar(
             part["train_seconds"], part["robust"], errors, color=colour, fmt=marker, ms=6, capsize=2, lw=1, alpha=0.85
@@ -68,9 +70,10 @@ def draw_trade_off(runs: pd.DataFrame, axes: Axes, styles: dict[str, tuple[str, 
     _seconds_and_shares(axes)
 
 
-def _styles(configurations: list[str]) -> dict[str, tuple[str, str]]:
-    """A colour and a marker for each configuration."""
-    return {name: (_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(configurations)}
+def styles(epochs: pd.DataFrame) -> Look:
+    """A colour and a marker for each configuration, in the order in which they appear."""
+    names = dict.fromkeys(epochs["configuration"])
+    return {name: (_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(names)}
 
 
 def _seconds_and_shares(axes: Axes) -> None:

@@ -1,0 +1,162 @@
+"""Sweeps under a real Ray cluster, through the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from nbclient import NotebookClient
+from PIL import Image
+
+from conftest import REPOSITORY, RealSweep, quench
+from quench.record import Record
+from quench.storage import SweepRecord
+from quench.tracking import default_uri
+
+NAMES = [
+    "linf 0.1 standard s=0",
+    "linf 0.1 standard s=1",
+    "linf 0.1 n_fgsm s=0",
+    "linf 0.1 n_fgsm s=1",
+    "l2 0.5 fgsm_rs s=0",
+    "linf 0.1 n_fgsm x2 s=0",
+]
+
+
+def test_every_trial_is_recorded_once(real_sweep: RealSweep) -> None:
+    records = SweepRecord(real_sweep.directory).records
+    assert [record.name for record in records] == NAMES
+    for record in records:
+        assert record.status == "finished"
+        assert [entry["epoch"] for entry in record.entries("epoch")] == [1, 2]
+        assert len(record.entries("evaluation")) == 1
+    assert records[-1].entries("status")[0]["workers"] == 2
+    clock = records[-1].entries("epoch")[-1]["metrics"]
+    assert clock["gpu_seconds"] == 2 * clock["train_seconds"]
+    processes = {record.entries("status")[0]["machine"]["pid"] for record in records[:-1]}
+    assert len(processes) < 5, "trials of one worker share actors"
+
+
+def test_a_trial_under_ray_computes_what_the_core_computes(real_sweep: RealSweep, tmp_path: Path) -> None:
+    import torch
+
+    from quench import trial
+
+    under_ray = SweepRecord(real_sweep.directory).records[2]
+    here = Record.create(tmp_path / "run", under_ray.recipe, experiment="test", configuration="n_fgsm")
+    for _ in trial.run(here, torch.device("cpu")):
+        pass
+    for mine, theirs in zip(here.entries("epoch"), under_ray.entries("epoch"), strict=True):
+        assert mine["metrics"]["train_loss"] == pytest.approx(theirs["metrics"]["train_loss"], rel=1e-5)
+
+
+def test_the_terminal_shows_trials_front_figure_and_ui(real_sweep: RealSweep) -> None:
+    out = real_sweep.output
+    assert re.search(r"trial +method +norm +epsilon +epoch +clean +robust +train s", out)
+    for name in NAMES:
+        assert re.search(re.escape(name) + r" .* 2/2 +\d+\.\d% +\d+\.\d% +\d+\.\d +finished", out)
+    assert re.search(r"linf 0\.1 +standard \* +2 ", out)
+    assert f"figure: {real_sweep.directory / 'time_vs_robustness.png'}" in out
+    assert f"ui --storage {real_sweep.storage}" in out
+
+
+def test_mlflow_has_the_sweep_and_its_trials(real_sweep: RealSweep) -> None:
+    client = MlflowClient(tracking_uri=default_uri(real_sweep.storage))
+    runs = client.search_runs(["1"])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert sorted(run.info.run_name or "" for run in children) == sorted(NAMES)
+    (parent,) = [run for run in runs if run not in children]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert files == {"time_vs_robustness.png", "configurations.csv", "runs.csv", "epochs.csv"}
+    for run in children:
+        history = client.get_metric_history(run.info.run_id, "robust_accuracy")
+        assert [point.step for point in history] == [1, 2]
+        assert run.data.metrics["test_robust_accuracy"] <= run.data.metrics["test_clean_accuracy"]
+
+
+def test_report_makes_figures_and_tables_again(real_sweep: RealSweep) -> None:
+    figure = real_sweep.directory / "time_vs_robustness.png"
+    figure.unlink()
+    done = quench("report", "latest", "--storage", real_sweep.storage)
+    assert done.returncode == 0, done.stderr
+    with Image.open(figure) as image:
+        assert image.width > 1000
+    runs = pd.read_csv(real_sweep.directory / "runs.csv")
+    assert list(runs["run"]) == NAMES
+    assert (runs["robust_low"] <= runs["robust"]).all()
+    assert len(pd.read_csv(real_sweep.directory / "epochs.csv")) == 2 * len(NAMES)
+
+
+def test_the_quickstart_notebook_runs_on_it(real_sweep: RealSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUENCH_STORAGE", str(real_sweep.storage))
+    notebook = nbformat.read(REPOSITORY / "notebooks" / "quickstart.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": REPOSITORY / "notebooks"}}).execute()
+    pictures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert len(pictures) >= 2
+
+
+def write_sweep(folder: Path, definition: str) -> Path:
+    file = folder / "tiny.py"
+    head = "from dataclasses import replace\nfrom conftest import tiny_recipe\nfrom quench import Choice, Sweep\n"
+    file.write_text(f"import sys\nsys.path.insert(0, {str(REPOSITORY / 'tests')!r})\n{head}{definition}")
+    return file
+
+
+def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    """kill -9 of a trial's process, and of one of two data-parallel workers."""
+    definition = "RECIPE = replace(tiny_recipe(), epochs=40)\nSWEEP = Sweep(space={'workers': Choice(1, 2)})\n"
+    program = str(Path(sys.executable).parent / "quench")
+    command = [program, "sweep", str(write_sweep(tmp_path, definition)), "--storage", str(tmp_path / "runs")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        killed: dict[str, int] = {}
+        while process.poll() is None:
+            for path in (tmp_path / "runs").glob("tiny-*/*/recipe.json"):
+                record = Record(path.parent)
+                if record.name not in killed and len(record.entries("epoch")) >= 3:
+                    killed[record.name] = record.entries("status")[-1]["machine"]["pid"]
+                    os.kill(killed[record.name], signal.SIGKILL)
+            time.sleep(0.02)
+        output = process.stdout.read() if process.stdout else ""
+    assert process.returncode == 0, output
+    assert len(killed) == 2
+    for path in (tmp_path / "runs").glob("tiny-*/*/recipe.json"):
+        record = Record(path.parent)
+        starts = [entry for entry in record.entries("status") if entry["status"] == "running"]
+        assert len(starts) == 2
+        assert starts[1]["epoch"] >= 3, "from the checkpoint, not from the beginning"
+        assert starts[1]["machine"]["pid"] != killed[record.name]
+        assert [entry["epoch"] for entry in record.entries("epoch")] == list(range(1, 41))
+        assert record.status == "finished"
+
+
+def test_asha_stops_what_lags_within_its_threat_model(tmp_path: Path) -> None:
+    """Learning rates that do not learn are stopped; the stronger adversary's trials are not, for that alone."""
+    definition = (
+        "RECIPE = replace(tiny_recipe(), epochs=8)\n"
+        "SWEEP = Sweep(space={'optimizer.lr': Choice(0.1, 1e-6, 1e-7), 'threat.epsilon': Choice(0.05, 0.3)},"
+        " scheduler='asha')\n"
+    )
+    done = quench("sweep", write_sweep(tmp_path, definition), "--storage", tmp_path / "runs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (directory,) = (tmp_path / "runs").glob("tiny-*")
+    records = SweepRecord(directory).records
+    good = [record for record in records if record.recipe.optimizer.lr == 0.1]
+    assert [record.status for record in good] == ["finished"] * 2
+    stopped = [record for record in records if record.status == "stopped"]
+    assert stopped
+    for record in stopped:
+        assert record.entries("status")[-1]["reason"] == "by the scheduler"
+        assert len(record.entries("epoch")) < 8
+    assert json.loads((directory / "sweep.json").read_text())["scheduler"] == "asha"
