@@ -20,8 +20,8 @@ SEEDS = Choice(0, 1, 2)
 
 SWEEP = Sweep(
     space=[
-        {"method": METHODS, "seed": SEEDS},
-        {"threat": EUCLIDEAN.threat, "method": EUCLIDEAN_METHODS, "seed": SEEDS},
+        {"seed": SEEDS, "method": METHODS},
+        {"threat": EUCLIDEAN.threat, "seed": SEEDS, "method": EUCLIDEAN_METHODS},
         {"threat.epsilon": 0.1, "method": METHODS},
         {"threat": replace(EUCLIDEAN.threat, epsilon=0.5), "method": EUCLIDEAN_METHODS},
         {"workers": 2},

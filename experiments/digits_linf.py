@@ -4,7 +4,7 @@ Run:       quench train experiments/digits_linf.py
 Why 0.15:  a perturbation of 15 % of the pixel range leaves standard training at about 20 % robust
            accuracy while PGD-7 keeps over 80 %; at 0.10 standard training is still at 70 %, at
            0.20 PGD-7 begins to fail too.
-Why lr 0.2, 30 epochs: in 12 epochs or with lr 0.1, N-FGSM is 2 to 3 points behind PGD-7.
+Why lr 0.3:  in 20 epochs N-FGSM comes within 1.5 points of PGD-7 (82.1 % and 83.6 %, mean of six seeds).
 """
 
 from quench import Recipe, ThreatModel
@@ -20,10 +20,10 @@ RECIPE = Recipe(
     model=SmallCNN(widths=(32, 64, 64)),
     threat=ThreatModel(norm=Linf(), epsilon=0.15),
     method=NFGSM(),
-    epochs=30,
+    epochs=20,
     batch_size=64,
-    optimizer=SGD(lr=0.2),
+    optimizer=SGD(lr=0.3),
     validation=150,
-    probe=PGD(steps=5),
+    probe=PGD(steps=3),
     evaluation=PGD(steps=20),
 )
