@@ -55,7 +55,7 @@ def test_fields_that_must_agree_change_together(recipe: Recipe) -> None:
         (
             "threat.epsilonn",
             0.1,
-            r"no such field; threat has epsilon, lower, norm, upper; did you mean 'threat.epsilon'",
+            r"no such field; threat has epsilon, norm; did you mean 'threat.epsilon'",
         ),
         ("epsilon", 0.1, r"no such field; .*did you mean 'threat.epsilon'"),
         ("method.steps", 5, r"no such field; method has noise_ratio, step_ratio"),

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 from cattrs import BaseValidationError, Converter, transform_error
 from cattrs.errors import AttributeValidationNote, ForbiddenExtraKeysError
+from cattrs.gen import make_dict_structure_fn
 
 from quench.catalogue import Plugin, is_family, members, name_of
 from quench.errors import InvalidValue, nearest, one_of
@@ -123,7 +124,7 @@ def _set(data: dict[str, Any], key: str, new: object) -> None:
         known = dict(_leaves(data, ""))
         where = ".".join(holders) if isinstance(node, dict) else ""
         near = sorted(k for k in (node if isinstance(node, dict) else data) if k != "name")
-        owner = where or "a recipe"
+        owner = where or "the top level"
         has = f"{owner} has {', '.join(near)}" if near else f"{owner} has no fields"
         raise InvalidValue(key, new, f"no such field; {has}{nearest(key, known)}")
     node[last] = encode(new)
@@ -161,11 +162,17 @@ def _number(data: Any, _: object) -> float:
 def _exactly(kind: type) -> Any:
     def check(data: Any, _: object) -> Any:
         if type(data) is not kind:
-            what = {int: "a whole number", bool: "true or false", str: "a text"}[kind]
-            raise InvalidValue("", data, f"must be {what}")
+            raise InvalidValue("", data, "must be a whole number" if kind is int else "must be true or false")
         return data
 
     return check
+
+
+def _text(data: Any, _: object) -> str:
+    """A text; a whole number too, as that is what a flag makes of a folder called 2024."""
+    if not isinstance(data, str) and type(data) is not int:
+        raise InvalidValue("", data, "must be a text")
+    return str(data)
 
 
 def _literal(data: Any, kind: Any) -> Any:
@@ -173,6 +180,19 @@ def _literal(data: Any, kind: Any) -> Any:
     if data not in valid:
         raise InvalidValue("", data, one_of(str(data), map(str, valid)))
     return data
+
+
+def _dataclass(kind: Any) -> Any:
+    """How to structure a dataclass; cattrs' own way fails with an error of Python's on what is no mapping."""
+    structure = make_dict_structure_fn(kind, _CONVERTER, _cattrs_forbid_extra_keys=True)
+
+    def from_mapping(data: Any, _: object) -> Any:
+        if not isinstance(data, Mapping):
+            names = ", ".join(field.name for field in fields(kind))
+            raise InvalidValue("", data, f"has fields of its own, which are given one by one: {names}")
+        return structure(cast("Mapping[str, Any]", data), kind)
+
+    return from_mapping
 
 
 def _tuple(data: Any, kind: Any) -> tuple[Any, ...]:
@@ -205,9 +225,11 @@ _CONVERTER = Converter(forbid_extra_keys=True, detailed_validation=True)
 _CONVERTER.register_unstructure_hook_func(
     lambda kind: isinstance(kind, type) and issubclass(kind, Plugin), _plugin_to_data
 )
+_CONVERTER.register_structure_hook_factory(is_dataclass, _dataclass)
 _CONVERTER.register_structure_hook_func(is_family, _plugin_from_data)
 _CONVERTER.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _literal)
 _CONVERTER.register_structure_hook_func(lambda kind: get_origin(kind) is tuple, _tuple)
 _CONVERTER.register_structure_hook(float, _number)
-for _kind in (int, bool, str):
+for _kind in (int, bool):
     _CONVERTER.register_structure_hook(_kind, _exactly(_kind))
+_CONVERTER.register_structure_hook(str, _text)

@@ -1,4 +1,4 @@
-"""What an adversary may do to an image: move it within a ball of a norm, and within the pixel box."""
+"""What an adversary may do to an image: move it within a ball of a norm, and within the pixel box [0, 1]."""
 
 from __future__ import annotations
 
@@ -13,22 +13,17 @@ from quench.geometry import Geometry
 
 @dataclass(frozen=True, kw_only=True)
 class ThreatModel:
-    """All x + delta with `norm(delta) <= epsilon` and every pixel in [lower, upper]."""
+    """All x + delta with `norm(delta) <= epsilon` and every pixel in [0, 1]."""
 
     norm: Geometry
     """the norm that measures a perturbation"""
     epsilon: float
     """radius of the ball, in pixel units (8/255 on the [0, 1] scale)"""
-    lower: float = 0.0
-    """smallest pixel value"""
-    upper: float = 1.0
-    """largest pixel value"""
 
     def __post_init__(self) -> None:
         require(
             0 < self.epsilon < float("inf"), "epsilon", self.epsilon, "must be above 0, in pixel units, such as 8/255"
         )
-        require(self.lower < self.upper, "upper", self.upper, f"must be above lower = {self.lower!r}")
 
     def __str__(self) -> str:
         """The field's way of writing it: `linf 8/255`, `l2 0.5`."""
@@ -53,10 +48,10 @@ class ThreatModel:
 
     def clamp(self, x: Tensor, delta: Tensor) -> Tensor:
         """`delta` cut so that x + delta is in the box; its norm is left alone."""
-        return (x + delta).clamp(self.lower, self.upper) - x
+        return (x + delta).clamp(0, 1) - x
 
     def contains(self, x: Tensor, adversarial: Tensor, tolerance: float = 1e-5) -> Tensor:
         """`(N,)` bool: whether each adversarial example is one of `x`, to a relative `tolerance`."""
         near = self.norm.norm(adversarial - x) <= self.epsilon * (1 + tolerance) + tolerance * 1e-1
         flat = adversarial.flatten(1)
-        return near & (flat.amin(1) >= self.lower - tolerance) & (flat.amax(1) <= self.upper + tolerance)
+        return near & (flat.amin(1) >= -tolerance) & (flat.amax(1) <= 1 + tolerance)

@@ -38,10 +38,10 @@ class Linear(nn.Module):
 
 
 def linear_problem() -> tuple[Linear, Batch]:
-    """Images in the middle of the box, where clamping does not help, and a model that has them right."""
+    """Images in the middle of the box, near a plane that divides them, and a model that has them right."""
     weight = torch.randn(12, generator=rng(1))
-    x = 0.5 + 0.1 * torch.rand(16, 3, 2, 2, generator=rng(2))
-    model = Linear(weight, -float(weight.sum()) * 0.55)
+    x = 0.45 + 0.1 * torch.rand(16, 3, 2, 2, generator=rng(2))
+    model = Linear(weight, -float(weight.sum()) * 0.5)
     return model, Batch(x, model(x).argmax(1), torch.arange(16))
 
 
@@ -55,7 +55,7 @@ def test_reaches_the_boundary_of_a_linear_model_and_not_beyond(attack: Attack, n
     for example, distance in enumerate((score.abs() / dual).tolist()):
         one = Batch(batch.x[example : example + 1], batch.y[example : example + 1], batch.index[example : example + 1])
         for factor, fooled in ((0.98, False), (1.02, True)):
-            threat = ThreatModel(norm=norm, epsilon=factor * distance, lower=-10, upper=10)
+            threat = ThreatModel(norm=norm, epsilon=factor * distance)
             adversarial = attack(model, one, threat, rng())
             assert threat.contains(one.x, adversarial).all()
             assert bool(model(adversarial).argmax(1) != one.y) == fooled
