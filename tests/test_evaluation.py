@@ -54,13 +54,13 @@ def test_counts_what_is_right_and_stays_right(batch_size: int) -> None:
 
 def test_robust_means_under_every_attack() -> None:
     weak = PGD(steps=1, step_ratio=0.01, random_start=False)
-    report = evaluate(Threshold(), split(), {"weak": weak, "strong": PGD(steps=5)}, THREAT, rng())
+    report = evaluate(Threshold(), split(), {"weak": weak, "strong": PGD(steps=5)}, THREAT, rng(), 4)
     assert report.under("weak").value == 0.8
     assert report.robust.value == report.under("strong").value == 0.4
 
 
 def test_shares_of_several_workers_add_up_to_the_whole() -> None:
-    whole = evaluate(Threshold(), split(), {"pgd": PGD(steps=5)}, THREAT, rng())
+    whole = evaluate(Threshold(), split(), {"pgd": PGD(steps=5)}, THREAT, rng(), 4)
 
     class Alone(Ranks):
         """Worker r of 2, without a group to sum over."""
@@ -68,7 +68,7 @@ def test_shares_of_several_workers_add_up_to_the_whole() -> None:
         def total(self, value: Tensor) -> Tensor:
             return value
 
-    parts = [evaluate(Threshold(), split(), {"pgd": PGD(steps=5)}, THREAT, rng(), ranks=Alone(r, 2)) for r in (0, 1)]
+    parts = [evaluate(Threshold(), split(), {"pgd": PGD(steps=5)}, THREAT, rng(), 4, ranks=Alone(r, 2)) for r in (0, 1)]
     for name, bits in whole.correct.items():
         assert torch.equal(parts[0].correct[name] | parts[1].correct[name], bits)
         assert not (parts[0].correct[name] & parts[1].correct[name]).any()
@@ -79,7 +79,7 @@ def test_an_attack_that_leaves_the_ball_is_an_error() -> None:
         return 1 - batch.x
 
     with pytest.raises(RuntimeError, match="cheat left the threat model linf 0.2 on 3 examples"):
-        evaluate(Threshold(), split(), {"cheat": cheat}, THREAT, rng())  # type: ignore[dict-item]
+        evaluate(Threshold(), split(), {"cheat": cheat}, THREAT, rng(), 4)  # type: ignore[dict-item]
 
 
 def test_eval_mode_is_on_while_judging_and_modes_come_back() -> None:
@@ -90,6 +90,6 @@ def test_eval_mode_is_on_while_judging_and_modes_come_back() -> None:
         assert not any(m.training for m in model.modules())
     assert [m.training for m in model.modules()] == modes
     before = model[0].running_mean.clone()
-    evaluate(model, split(), {"pgd": PGD(steps=1)}, THREAT, rng())
+    evaluate(model, split(), {"pgd": PGD(steps=1)}, THREAT, rng(), 4)
     assert torch.equal(model[0].running_mean, before)
     assert [m.training for m in model.modules()] == modes

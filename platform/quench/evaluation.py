@@ -72,10 +72,11 @@ def evaluate(
     attacks: Mapping[str, Attack],
     threat: ThreatModel,
     rng: Generator,
-    batch_size: int = 500,
+    batch_size: int,
     ranks: Ranks = Ranks(),  # noqa: B008 - immutable
 ) -> RobustnessReport:
-    """Judge `model` on `split` (on the model's device), in eval mode and float32.
+    """Judge `model` on `split` (on the model's device), in eval mode and float32 (on GPUs whose
+    convolutions use TF32 by default, in that).
 
     Each rank takes its share of the examples; all of them get the whole report. An example that
     is wrong without attack is not attacked. Raises `RuntimeError` if an attack leaves the threat

@@ -124,12 +124,15 @@ def _two_ranks(rank: int, folder: str, recipe: Recipe) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("method", ["n_fgsm", "pgd"])
-def test_two_workers_agree_with_each_other_and_learn_like_one(method: str, recipe: Recipe, tmp_path: Path) -> None:
-    recipe = override(recipe, {"method": method, "workers": 2, "epochs": 3})
+@pytest.mark.parametrize(("method", "averaging"), [("n_fgsm", 0.0), ("pgd", 0.9)])
+def test_two_workers_agree_with_each_other_and_learn_like_one(
+    method: str, averaging: float, recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = override(recipe, {"method": method, "averaging": averaging, "workers": 2, "epochs": 3})
     mp.spawn(_two_ranks, args=(str(tmp_path), recipe), nprocs=2)
     one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert all(torch.equal(one["model"][key], two["model"][key]) for key in one["model"]), "buffers included"
+    for part in ("model", "averaged") if averaging else ("model",):
+        assert all(torch.equal(one[part][key], two[part][key]) for key in one[part]), "buffers included"
     for a, b in zip(one["reports"], two["reports"], strict=True):
         clocks = {"train_seconds", "gpu_seconds"}
         assert {k: v for k, v in a.items() if k not in clocks} == {k: v for k, v in b.items() if k not in clocks}

@@ -20,7 +20,7 @@ class Attack(Plugin):
     def __call__(self, model: nn.Module, batch: Batch, threat: ThreatModel, rng: Generator) -> Tensor:
         """Adversarial examples for `batch.x`: `(N, C, H, W)`, inside the threat model.
 
-        For each example the worst that the search met: one that fools the model if any did. The
+        For each example the worst that a search ended in: one that fools the model if any did. The
         model is used in the mode it is in and is not changed; no parameter gradient is left.
         """
 

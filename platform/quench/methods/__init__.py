@@ -61,9 +61,16 @@ class Method(Plugin):
 
 @contextmanager
 def crafting(model: nn.Module, statistics: Statistics) -> Iterator[nn.Module]:
-    """The model without its data-parallel wrapper, set so that a forward pass leaves no trace in it."""
+    """The model without its data-parallel wrapper, set so that a pass leaves no trace in it.
+
+    Weights are frozen: eager autograd would leave them out by itself, a compiled backward pass would
+    compute their gradients and throw them away.
+    """
     bare: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
+    weights = [weight for weight in bare.parameters() if weight.requires_grad]
     layers = [layer for layer in bare.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    for weight in weights:
+        weight.requires_grad_(False)
     for layer in layers:
         # In train mode without tracking a layer normalises by the batch and updates nothing.
         layer.track_running_stats = False
@@ -71,6 +78,8 @@ def crafting(model: nn.Module, statistics: Statistics) -> Iterator[nn.Module]:
     try:
         yield bare
     finally:
+        for weight in weights:
+            weight.requires_grad_(True)
         for layer in layers:
             layer.track_running_stats = True
             layer.training = True

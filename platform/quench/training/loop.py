@@ -73,7 +73,9 @@ def fit(state: TrainState, recipe: Recipe, data: Data, ranks: Ranks = Ranks()) -
         if not torch.isfinite(torch.tensor(loss)):
             raise FloatingPointError(f"training diverged: the loss is {loss} in epoch {state.epoch}")
         rng = generator(state.device, recipe.seed, JUDGEMENT, state.epoch, ranks.rank)
-        report = evaluate(state.judged, probe, {"fgsm": FGSM, "probe": recipe.probe}, recipe.threat, rng, ranks=ranks)
+        report = evaluate(
+            state.judged, probe, {"fgsm": FGSM, "probe": recipe.probe}, recipe.threat, rng, recipe.batch_size, ranks
+        )
         yield EpochReport(
             epoch=state.epoch,
             updates=state.updates,
@@ -108,16 +110,13 @@ def _train_epoch(
             if loss is None:
                 break
             _update(state, loss)
-    ranks.average_(buffer for buffer in state.model.buffers() if buffer.is_floating_point())
+    for module in [state.model] if state.averaged is None else [state.model, state.averaged]:
+        # BatchNorm's running statistics: each rank has seen its own share.
+        ranks.average_(buffer for buffer in module.buffers() if buffer.is_floating_point())
     state.epoch += 1
-    sums = torch.stack([torch.stack([loss, correct / batch_share(recipe, ranks)]) for loss, correct in context.seen])
-    loss, accuracy = (ranks.total(sums.mean(0)) / ranks.size).tolist()
+    seen = torch.stack([torch.stack([loss / ranks.size, right / recipe.batch_size]) for loss, right in context.seen])
+    loss, accuracy = ranks.total(seen.mean(0)).tolist()
     return loss, accuracy
-
-
-def batch_share(recipe: Recipe, ranks: Ranks) -> int:
-    """Examples of a batch that one rank trains on."""
-    return recipe.batch_size // ranks.size
 
 
 def _update(state: TrainState, loss: Tensor) -> None:
