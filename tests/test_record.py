@@ -43,7 +43,7 @@ def test_says_what_the_run_is_and_how_it_went(record: Record, recipe: Recipe) ->
     assert record.status == "finished"
     (evaluation,) = record.entries("evaluation")
     assert evaluation["examples"] == 450
-    assert evaluation["attack"]["label"] == "pgd-3-1"
+    assert evaluation["label"] == "pgd-3-1"
     assert evaluation["robust"]["low"] < evaluation["robust"]["value"] < evaluation["robust"]["high"]
     assert record.about["versions"]["torch"] == version("torch")
     assert record.entries("status")[0]["machine"]["threads"] == torch.get_num_threads()
@@ -102,7 +102,7 @@ def test_a_crash_between_checkpoint_and_log_leaves_no_hole(record: Record) -> No
     next(run)
     run.close()
     log = record.directory / "log.jsonl"
-    log.write_text("".join(line + "\n" for line in log.read_text().splitlines() if '"epoch", "time"' not in line))
+    log.write_text("".join(line + "\n" for line in log.read_text().splitlines() if '"kind": "epoch"' not in line))
     assert epochs(record) == []
     carry_out(record)
     assert epochs(record) == [1, 2]
@@ -114,6 +114,28 @@ def test_the_best_checkpoint_is_of_the_best_epoch(tmp_path: Path, recipe: Recipe
     robust = [entry["metrics"]["robust_accuracy"] for entry in record.entries("epoch")]
     assert record.checkpoint("best")["epoch"] == 1 + robust.index(max(robust))
     assert record.checkpoint("last")["epoch"] == 5
+
+
+def test_a_crash_between_the_two_checkpoints_does_not_leave_an_old_best(record: Record) -> None:
+    run = trial.run(record, CPU)
+    next(run)
+    run.close()
+    log, best = record.directory / "log.jsonl", record.directory / "best.pt"
+    log.write_text("".join(line + "\n" for line in log.read_text().splitlines() if '"kind": "epoch"' not in line))
+    best.unlink()
+    record.resume()
+    assert record.checkpoint("best")["epoch"] == 1
+    assert epochs(record) == [1]
+
+
+def test_a_run_cut_off_after_its_evaluation_is_not_evaluated_twice(record: Record) -> None:
+    carry_out(record)
+    log = record.directory / "log.jsonl"
+    log.write_text("".join(line + "\n" for line in log.read_text().splitlines() if '"finished"' not in line))
+    assert record.unfinished
+    carry_out(record)
+    assert record.status == "finished"
+    assert len(record.entries("evaluation")) == 1
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(record: Record, recipe: Recipe, tmp_path: Path) -> None:

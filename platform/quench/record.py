@@ -31,7 +31,9 @@ from quench.errors import UserError
 from quench.training.loop import EpochReport
 from quench.training.recipe import Recipe
 
-Status = Literal["waiting", "running", "finished", "stopped", "failed"]
+Status = Literal["waiting", "running", "finished", "stopped", "interrupted", "failed"]
+"""stopped is a scheduler's decision, and final; interrupted and failed runs can be resumed"""
+ENDED: frozenset[Status] = frozenset({"finished", "stopped", "interrupted", "failed"})
 Entry = dict[str, Any]
 Checkpoint = Literal["last", "best"]
 
@@ -104,28 +106,27 @@ class Record:
         states = self.entries("status")
         return states[-1]["status"] if states else "waiting"
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is something left to resume."""
+        return self.status not in ("finished", "stopped")
+
     def settle(self, status: Status, reason: str) -> None:
         """Say how the run ended, unless it has said so itself."""
-        if self.status in ("waiting", "running"):
+        if self.status not in ENDED:
             self.append("status", status=status, reason=reason)
 
     def report(self, report: EpochReport, state: dict[str, Any]) -> None:
-        """Keep an epoch: first the checkpoint, which holds the report too, then the entry.
+        """Keep an epoch: first the checkpoint, which holds the report too, then the rest.
 
         Whatever moment the process dies in, `resume` finds every epoch once.
         """
-        best = max((entry["metrics"]["robust_accuracy"] for entry in self.entries("epoch")), default=-1.0)
         content = {"recipe": json.dumps(self.about["recipe"]), "report": report.metrics(), **state}
         _replace(self.directory / "last.pt", lambda path: torch.save(content, path))
-        if report.robust_accuracy > best:
-            _replace(self.directory / "best.pt", lambda path: shutil.copyfile(self.directory / "last.pt", path))
         self._enter(report.metrics())
 
-    def _enter(self, metrics: dict[str, float]) -> None:
-        self.append("epoch", epoch=int(metrics["epoch"]), metrics=metrics)
-
     def resume(self) -> dict[str, Any] | None:
-        """The latest checkpoint, and its epoch entered in the log if the crash came between the two."""
+        """The latest checkpoint, after what a crash may have cut off behind it has been made good."""
         if not (self.directory / "last.pt").exists():
             return None
         saved = self.checkpoint("last")
@@ -133,6 +134,13 @@ class Record:
         if not epochs or epochs[-1]["epoch"] < saved["epoch"]:
             self._enter(saved["report"])
         return saved
+
+    def _enter(self, metrics: dict[str, float]) -> None:
+        """`best.pt` if the epoch in `last.pt` is the best so far, then the epoch's entry."""
+        best = max((entry["metrics"]["robust_accuracy"] for entry in self.entries("epoch")), default=-1.0)
+        if metrics["robust_accuracy"] > best:
+            _replace(self.directory / "best.pt", lambda path: shutil.copyfile(self.directory / "last.pt", path))
+        self.append("epoch", epoch=int(metrics["epoch"]), metrics=metrics)
 
     def checkpoint(self, which: Checkpoint) -> dict[str, Any]:
         """A checkpoint's content, on the CPU. Raises `UserError` if it is not there, damaged or of another recipe."""
@@ -197,6 +205,9 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
 

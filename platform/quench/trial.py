@@ -14,12 +14,13 @@ from quench.attacks import Attack
 from quench.catalogue import name_of
 from quench.config import encode
 from quench.datasets import Data
-from quench.evaluation import RobustnessReport, Share, evaluate
+from quench.evaluation import RobustnessReport, evaluate
 from quench.ranks import Ranks
 from quench.record import Checkpoint, Record
 from quench.threat_model import ThreatModel
 from quench.training.batches import JUDGEMENT, generator
 from quench.training.loop import EpochReport, fit
+from quench.training.recipe import Recipe
 from quench.training.state import TrainState
 
 
@@ -43,17 +44,19 @@ def run(record: Record, device: torch.device) -> Iterator[EpochReport]:
             if write:
                 record.report(report, state.state_dict())
             yield report
-        judged = judge(state, recipe.seed, data, recipe.evaluation, recipe.threat, ranks)
+        if not any(entry["final"] for entry in record.entries("evaluation")):
+            judged = judge(state, recipe, data, recipe.evaluation, recipe.threat, ranks)
+            if write:
+                enter_evaluation(record, judged, recipe.evaluation, state.epoch, "last", final=True)
         if write:
-            enter_evaluation(record, judged, recipe.evaluation, state.epoch, "last", final=True)
             record.append("status", status="finished")
     except GeneratorExit:
         raise
     except BaseException as error:
         if write:
-            stopped = isinstance(error, KeyboardInterrupt)
-            reason = "interrupted" if stopped else f"{type(error).__name__}: {error}"
-            record.append("status", status="stopped" if stopped else "failed", reason=reason)
+            interrupted = isinstance(error, KeyboardInterrupt)
+            reason = "" if interrupted else f"{type(error).__name__}: {error}"
+            record.append("status", status="interrupted" if interrupted else "failed", reason=reason)
         if not isinstance(error, FloatingPointError):
             raise
 
@@ -73,15 +76,16 @@ def restore(record: Record, which: Checkpoint, device: torch.device) -> tuple[Tr
 
 def judge(
     state: TrainState,
-    seed: int,
+    recipe: Recipe,
     data: Data,
     attack: Attack,
     threat: ThreatModel,
     ranks: Ranks = Ranks(),  # noqa: B008 - immutable
 ) -> RobustnessReport:
     """The test images' verdicts under `attack`."""
-    rng = generator(state.device, seed, JUDGEMENT, ranks.rank)
-    return evaluate(state.judged, data.test.to(state.device), {"attack": attack}, threat, rng, ranks=ranks)
+    rng = generator(state.device, recipe.seed, JUDGEMENT, ranks.rank)
+    test = data.test.to(state.device)
+    return evaluate(state.judged, test, {"attack": attack}, threat, rng, recipe.batch_size, ranks)
 
 
 def enter_evaluation(
@@ -93,26 +97,26 @@ def enter_evaluation(
     """
     record.append(
         "evaluation",
-        attack={"label": label(attack), **encode(attack)},
+        label=_label(record.recipe, report.threat, attack, which),
+        attack=encode(attack),
         threat=encode(report.threat),
         checkpoint=which,
         epoch=epoch,
         final=final,
         examples=report.n,
         seed=record.recipe.seed,
-        clean=_share(report.clean),
-        robust=_share(report.robust),
+        clean=report.clean._asdict(),
+        robust=report.robust._asdict(),
     )
 
 
-def _share(share: Share) -> dict[str, float]:
-    return share._asdict()
-
-
-def label(attack: Attack) -> str:
-    """`pgd-50-10`: the attack's name with its steps and restarts, if it has them."""
+def _label(recipe: Recipe, threat: ThreatModel, attack: Attack, which: Checkpoint) -> str:
+    """`pgd-50-10`: the attack with its steps and restarts; and the threat model and checkpoint if unusual."""
     numbers = [getattr(attack, key) for key in ("steps", "restarts") if hasattr(attack, key)]
-    return "-".join(str(word) for word in [name_of(attack), *numbers])
+    words = ["-".join(str(word) for word in [name_of(attack), *numbers])]
+    words += [str(threat)] if threat != recipe.threat else []
+    words += [which] if which != "last" else []
+    return " ".join(words)
 
 
 def machine(device: torch.device) -> dict[str, Any]:
