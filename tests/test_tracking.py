@@ -69,7 +69,7 @@ def test_writing_twice_changes_nothing(sweep: SweepRecord, client: MlflowClient)
 
 
 def test_trials_are_children_with_their_recipe(sweep: SweepRecord, client: MlflowClient) -> None:
-    parent = find(client, sweep.name)
+    parent = find(client, sweep.about["id"])
     for record in sweep.records:
         run = client.get_run(find(client, record.about["id"]))
         assert run.data.tags["mlflow.parentRunId"] == parent
@@ -83,7 +83,7 @@ def test_trials_are_children_with_their_recipe(sweep: SweepRecord, client: Mlflo
 
 
 def test_runs_end_as_their_logs_say(sweep: SweepRecord, client: MlflowClient) -> None:
-    infos = [client.get_run(find(client, key)) for key in [sweep.name, *(r.about["id"] for r in sweep.records)]]
+    infos = [client.get_run(find(client, key)) for key in [sweep.about["id"], *(r.about["id"] for r in sweep.records)]]
     assert [run.info.status for run in infos] == ["FINISHED", "FINISHED", "KILLED"]
     assert infos[2].data.tags["quench.reason"] == "by the scheduler"
     evaluation = sweep.records[0].entries("evaluation")[0]
@@ -99,7 +99,7 @@ def test_a_stronger_evaluation_does_not_replace_the_final_one(sweep: SweepRecord
     record = sweep.records[0]
     state, data = trial.restore(record, "last", torch.device("cpu"))
     attack = PGD(steps=5, restarts=2)
-    judged = trial.judge(state, 0, data, attack, record.recipe.threat)
+    judged = trial.judge(state, record.recipe, data, attack, record.recipe.threat)
     trial.enter_evaluation(record, judged, attack, state.epoch, "last")
     project(sweep)
     metrics = client.get_run(find(client, record.about["id"])).data.metrics

@@ -16,15 +16,20 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from quench.catalogue import name_of
-from quench.record import Entry, Record, Status
+from quench.record import ENDED, Entry, Record, Status
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _COLUMNS = ("trial", "method", "norm", "epsilon", "epoch", "clean", "robust", "train s", "status")
 _TRADE_OFF_COLUMNS = ("threat", "method", "seeds", "train s", "clean", "robust (min - max)", "behind", "faster")
-_STYLES: dict[Status, str] = {"running": "bold", "stopped": "yellow", "failed": "red", "waiting": "dim"}
-_ENDED = ("finished", "stopped", "failed")
+_STYLES: dict[Status, str] = {
+    "running": "bold",
+    "stopped": "yellow",
+    "interrupted": "yellow",
+    "failed": "red",
+    "waiting": "dim",
+}
 _SECONDS_BETWEEN_LINES = 10.0
 """where the table cannot be redrawn, a running trial prints a line so often"""
 
@@ -40,11 +45,12 @@ class _Row:
     clean: float | None = None
     robust: float | None = None
     train_seconds: float = 0.0
+    changed: int = 0
     printed: float = 0.0
 
     def take(self, entry: Entry) -> None:
         if entry["kind"] == "status":
-            self.status, self.reason = entry["status"], entry.get("reason", "")
+            self.status, self.reason, self.changed = entry["status"], entry.get("reason", ""), entry["time"]
         elif entry["kind"] == "epoch":
             metrics = entry["metrics"]
             self.epoch, self.train_seconds = entry["epoch"], metrics["train_seconds"]
@@ -83,7 +89,7 @@ class LiveTable:
             row.take(entry)
         if self._live is not None:
             self._live.update(self._table())
-        elif (row.status != before and row.status in _ENDED) or time.monotonic() - row.printed > _SECONDS_BETWEEN_LINES:
+        elif (row.status != before and row.status in ENDED) or time.monotonic() - row.printed > _SECONDS_BETWEEN_LINES:
             self._print(row.cells())
             row.printed = time.monotonic()
 
@@ -109,11 +115,11 @@ class LiveTable:
     def _table(self, whole: bool = False) -> Table:
         """Those that run first, then those that ended last, as many as the terminal has room for."""
         rows = list(self._rows.values())
-        ended = sum(row.status in _ENDED for row in rows)
+        ended = sum(row.status in ENDED for row in rows)
         table = Table(*_COLUMNS, caption=f"{ended} of {len(rows)} trials done; accuracy on held-out images until then")
         if not whole:
             room = max(self._console.height - 6, 3)
-            rows = sorted(rows, key=lambda row: (row.status != "running", row.status == "waiting", -ended))[:room]
+            rows = sorted(rows, key=lambda row: (row.status != "running", -row.changed))[:room]
         for row in rows:
             table.add_row(*(Text(cell) for cell in row.cells()), style=_STYLES.get(row.status, ""))
         return table

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 from quench.record import Entry, Record
 
@@ -13,42 +13,58 @@ Sink = Callable[[Record, list[Entry]], None]
 
 
 class Follower:
-    """Where each sink has got to in each log. Logs are the truth; a sink that fails loses nothing."""
+    """Where a sink has got to in each log. Logs are the truth; a sink that fails loses nothing."""
 
-    def __init__(self, records: Sequence[Record], sinks: Sequence[Sink]) -> None:
-        self._offsets = {(record.directory, number): 0 for record in records for number in range(len(sinks))}
-        self._records, self._sinks = records, sinks
-        self.failures: dict[int, Exception] = {}
-        """sink's number -> why it last failed; gone once it works again"""
+    def __init__(self, records: Sequence[Record], sink: Sink) -> None:
+        self._offsets = dict.fromkeys(records, 0)
+        self._sink = sink
+        self.failures: dict[Record, Exception] = {}
+        """runs whose entries the sink failed to take at the last try, and why"""
 
     def pump(self) -> None:
-        """Hand on what is new. A sink that fails is left alone until the next call."""
-        for number, sink in enumerate(self._sinks):
+        """Hand on what is new: first of the runs that made no trouble, so that one does not hold up the rest.
+
+        After the second failure the sink itself is taken to be down, and left alone until the next call.
+        """
+        failed = 0
+        for record in sorted(self._offsets, key=lambda record: record in self.failures):
             try:
-                for record in self._records:
-                    at = record.directory, number
-                    entries, end = record.read(self._offsets[at])
-                    if entries:
-                        sink(record, entries)
-                        self._offsets[at] = end
-                self.failures.pop(number, None)
+                entries, end = record.read(self._offsets[record])
+                if entries:
+                    self._sink(record, entries)
+                    self._offsets[record] = end
+                self.failures.pop(record, None)
             except Exception as error:
-                self.failures[number] = error
+                self.failures[record] = error
+                failed += 1
+                if failed == 2:
+                    return
 
 
 @contextmanager
-def following(records: Sequence[Record], sinks: Sequence[Sink], every: float = 0.5) -> Iterator[Follower]:
-    """Pump in a thread while the block runs, and once more when it is over."""
-    follower, over = Follower(records, sinks), threading.Event()
+def following(
+    records: Sequence[Record], sinks: Mapping[str, Sink], every: float = 0.5
+) -> Iterator[dict[str, Follower]]:
+    """Pump each sink in a thread of its own while the block runs, and once more when it is over."""
+    followers = {name: Follower(records, sink) for name, sink in sinks.items()}
+    with ExitStack() as stack:
+        for name, follower in followers.items():
+            stack.enter_context(_pumping(follower, name, every))
+        yield followers
+
+
+@contextmanager
+def _pumping(follower: Follower, name: str, every: float) -> Iterator[None]:
+    over = threading.Event()
 
     def loop() -> None:
         while not over.wait(every):
             follower.pump()
 
-    thread = threading.Thread(target=loop, name="quench-follow", daemon=True)
+    thread = threading.Thread(target=loop, name=f"quench-{name}", daemon=True)
     thread.start()
     try:
-        yield follower
+        yield
     finally:
         over.set()
         thread.join()

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the log waits, and a blocked thread helps nobody
+# The log waits for a server that is away; a thread that waits with it would only hold up the exit.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -29,7 +31,7 @@ from quench.mlflow_view import VIEW, view_tag
 from quench.record import Entry, Record, Status
 from quench.storage import SweepRecord
 
-_ENDED: dict[Status, str] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+_STATUS: dict[Status, str] = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
 
 
 def default_uri(storage: Path) -> str:
@@ -54,13 +56,14 @@ class Tracker:
         """Find or make the parent run; to be called before the sweep's trials are handed in."""
         about = sweep.about
         params = {key: json.dumps(value)[:6000] for key, value in about.items()}
-        self._open(sweep.name, sweep.name, about["created"], params, {"quench.kind": "sweep"})
+        self._open(about["id"], sweep.name, about["created"], params, {"quench.kind": "sweep"})
 
     def end_sweep(self, sweep: SweepRecord, status: Status, files: Sequence[Path]) -> None:
         """Log the figures and tables of the whole sweep, and its end."""
+        run = self._runs[sweep.about["id"]]
         for file in files:
-            self._client.log_artifact(self._runs[sweep.name], str(file))
-        self._client.set_terminated(self._runs[sweep.name], _ENDED[status])
+            self._client.log_artifact(run, str(file))
+        self._client.set_terminated(run, _STATUS[status])
 
     def __call__(self, record: Record, entries: list[Entry]) -> None:
         """A sink for a follower: bring MLflow up to these entries."""
@@ -108,12 +111,12 @@ class Tracker:
         tags = {"quench.status": status, "quench.reason": entry.get("reason", "")}
         tags |= {f"machine.{key}": str(value) for key, value in entry.get("machine", {}).items()}
         self._client.log_batch(run, tags=[RunTag(key, value) for key, value in tags.items()])
-        if status not in _ENDED:
+        if status not in _STATUS:
             self._client.update_run(run, status="RUNNING")
             return
         if (record.directory / "best.pt").exists():
             self._client.log_artifact(run, str(record.directory / "best.pt"), "checkpoint")
-        self._client.set_terminated(run, _ENDED[status], entry["time"])
+        self._client.set_terminated(run, _STATUS[status], entry["time"])
 
 
 def _metrics(record: Record, entry: Entry) -> list[Metric]:
@@ -122,7 +125,7 @@ def _metrics(record: Record, entry: Entry) -> list[Metric]:
     if entry["kind"] == "epoch":
         return [Metric(key, value, time, entry["epoch"]) for key, value in entry["metrics"].items()]
     if entry["kind"] == "evaluation":
-        robust = "test_robust_accuracy" if entry["final"] else f"test_robust_accuracy/{entry['attack']['label']}"
+        robust = "test_robust_accuracy" if entry["final"] else f"test_robust_accuracy/{entry['label']}"
         shares = {"test_clean_accuracy": entry["clean"], robust: entry["robust"]}
         return [
             Metric(name if part == "value" else f"{name}_{part}", value, time, entry["epoch"])

@@ -90,9 +90,9 @@ def _identity(record: Record) -> dict[str, Any]:
 
 def _run(record: Record) -> dict[str, Any]:
     row = _identity(record) | {"status": record.status, "epochs": 0}
+    row |= {key: float("nan") for key in ("train_seconds", "gpu_seconds", "clean", "robust")}
     for entry in record.entries("epoch")[-1:]:
         row |= {"epochs": entry["epoch"]} | {key: entry["metrics"][key] for key in ("train_seconds", "gpu_seconds")}
-    row |= {key: float("nan") for key in ("clean", "robust")}
     for entry in record.entries("evaluation"):
         if entry["final"]:
             row["examples"] = entry["examples"]
