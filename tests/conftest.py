@@ -28,6 +28,7 @@ settings.load_profile("quench")
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).parents[1]
+PROGRAM = str(Path(sys.executable).parent / "quench")
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ class CountFlops(TorchDispatchMode):
 def quench(*words: str | Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does."""
     environment = {**os.environ, "COLUMNS": "160"}
-    command = [str(Path(sys.executable).parent / "quench"), *map(str, words)]
+    command = [PROGRAM, *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=REPOSITORY, env=environment)
 
 

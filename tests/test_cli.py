@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY, quench
+from conftest import PROGRAM, REPOSITORY, quench
 from quench.cli import main
+from quench.evaluation import Share
+from quench.record import Record
 
 DIGITS = str(REPOSITORY / "experiments" / "digits_linf.py")
 DEMO = str(REPOSITORY / "experiments" / "demo.py")
@@ -39,6 +44,9 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (("train", DIGITS, "--batch_size", "5000"), r"batch_size = 5000: must be at most the 1197 training images"),
         (("train", DIGITS, "--validation", "5000"), r"validation = 5000: must be from 1 to 1346"),
         (("train", DIGITS, "--epochs"), r"--epochs needs a value"),
+        (("train", DIGITS, "--epochs", "--threat.epsilon", "0.1"), r"--epochs needs a value"),
+        (("train", DIGITS, "--threat", "l2"), r"threat = 'l2': has fields of its own, .*: norm, epsilon"),
+        (("train", DIGITS, "--augmentation.padding", "8"), r"augmentation\.padding = 8: must be below the images' side, 8"),
         (("train", DIGITS.replace("linf", "lnif")), r"experiment = .*no such file; did you mean '.*digits_linf\.py'"),
         (("train", CIFAR, "--data.path", "/nowhere.tar.gz"), r"data\.path = '/nowhere\.tar\.gz': no such file"),
         (("train", CIFAR, "--data", "image_folder"), r"data\.root = None: is required"),
@@ -50,6 +58,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (("sweep", DEMO, "--method.steps", "3"), r"method\.steps = 3: .*SWEEP"),
         (("trian", DIGITS), r"command = 'trian': must be one of .*did you mean 'train'"),
         (("evaluate", "nothing", "--storage", "/nowhere"), r"run = 'nothing': /nowhere holds no run"),
+        (("resume", "nothing", "--storage", "/nowhere"), r"run or sweep = 'nothing': /nowhere holds no run or sweep"),
         (("report", "nothing", "--storage", "/nowhere"), r"sweep = 'nothing': /nowhere holds no sweep"),
         (("report", "--trials", "3"), r"report takes no option --trials"),
     ],
@@ -74,7 +83,7 @@ def test_no_traceback_from_the_real_program() -> None:
     assert done.stderr == "quench: threat.epsilon = -1.0: must be above 0, in pixel units, such as 8/255\n"
 
 
-@pytest.mark.parametrize("command", ["train", "sweep", "evaluate", "report", "ui"])
+@pytest.mark.parametrize("command", ["train", "sweep", "resume", "evaluate", "report", "ui"])
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit) as caught:
         main((command, "--help"))
@@ -101,12 +110,34 @@ def test_train_then_evaluate(tmp_path: Path) -> None:
         words = ("--attack.steps", "4", "--attack.restarts", "2", "--storage", storage)
         done = quench("evaluate", name, *words)
         assert done.returncode == 0, done.stderr
-        assert re.search(r"robust \d+\.\d% \[.*\] \(pgd-4-2, last checkpoint\)", done.stdout), done.stdout
+        assert re.search(r"robust \d+\.\d% \[.*\] \(pgd-4-2\)", done.stdout), done.stdout
+    done = quench("evaluate", run.name, "--threat.epsilon", "0.2", "--attack.restarts", "1", "--storage", storage)
+    assert "(pgd-50-1 linf 0.2)" in done.stdout, "another threat model than the run's is named"
     done = quench("evaluate", f"{run.name}x", "--storage", storage)
     assert done.returncode == 2
     assert f"did you mean '{run.name}'" in done.stderr
     done = quench("evaluate", run.name, "--attack.stepps", "4", "--storage", storage)
     assert "attack.stepps = 4: no such field; attack has random_start, restarts, step_ratio, steps" in done.stderr
+
+
+def test_interrupted_then_resumed(tmp_path: Path) -> None:
+    """Ctrl-C, and on from the last checkpoint."""
+    words = [PROGRAM, "train", DIGITS, "--epochs", "60", "--storage", str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        while not any(record.entries("epoch") for record in map(Record, tmp_path.glob("digits*"))):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    (directory,) = tmp_path.glob("digits*")
+    record = Record(directory)
+    assert record.status == "interrupted"
+    assert f"resume {directory.name} --storage {tmp_path}" in output
+    done = quench("resume", "latest", "--storage", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [entry["epoch"] for entry in record.entries("epoch")] == list(range(1, 61))
+    (evaluation,) = record.entries("evaluation")
+    assert Share(**evaluation["robust"]).value > 0.5
 
 
 def test_a_run_that_diverges_exits_with_1(tmp_path: Path) -> None:

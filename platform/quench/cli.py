@@ -43,7 +43,7 @@ def _run(argv: list[str]) -> int:
     if changes and not takes_changes:
         raise UserError(f"{argv[0]} takes no option --{next(iter(changes))}; see `quench {argv[0]} --help`")
     if argv[0] in ("train", "sweep") and {"-h", "--help"} & {*own}:
-        return _help(command, own, changes)
+        return _help(command, [word for word in own if word not in ("-h", "--help")], changes)
     arguments = command.parse_args(own)
 
     from quench import commands as do
@@ -107,6 +107,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         "--scheduler", metavar="NAME", help="fifo: every trial to its end; asha: stop those that lag behind"
     )
     sweep.add_argument("--concurrent", type=int, metavar="N", help="trials at the same time (default: what fits)")
+    resume = add("resume", "go on with a run or a sweep that was interrupted", ray)
+    resume.add_argument("name", metavar="RUN|SWEEP", nargs="?", default="latest", help="its folder or name, or latest")
+    resume.add_argument("--concurrent", type=int, metavar="N", help="trials at the same time (default: what fits)")
     evaluate = add(
         "evaluate", "attack a trained run on the test images", epilog="The attack's fields: --attack.steps 100 ..."
     )
@@ -135,8 +138,8 @@ def _split(argv: list[str], command: argparse.ArgumentParser) -> tuple[list[str]
                 own.extend(w for w in [next(words, None)] if w is not None)
             continue
         given = value if equals else next(words, None)
-        if given is None:
-            raise UserError(f"{flag} needs a value, e.g. {flag} 0.1")
+        if given is None or (not equals and given.startswith("--")):
+            raise UserError(f"{flag} needs a value: {flag} VALUE")
         changes[flag[2:].replace("-", "_")] = _parsed(given)
     return own, changes
 
@@ -152,14 +155,13 @@ def _parsed(text: str) -> Any:
 def _help(command: argparse.ArgumentParser, own: list[str], changes: dict[str, Any]) -> int:
     """The command's help, and the fields of the experiment if one is named."""
     command.print_help()
-    named = [word for word in own if not word.startswith("-")]
-    if named:
+    if any(not word.startswith("-") for word in own):
         from quench.config import describe, override
         from quench.experiment import Experiment
 
-        print(f"fields of {named[0]}:")
-        recipe = override(Experiment.load(Path(named[0])).recipe, changes)
-        for key, value, meaning in describe(recipe):
+        path: Path = command.parse_args(own).experiment
+        print(f"fields of {path}:")
+        for key, value, meaning in describe(override(Experiment.load(path).recipe, changes)):
             print(f"  --{key} {value}".ljust(44) + f" {meaning}")
     return 0
 

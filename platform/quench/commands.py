@@ -7,7 +7,7 @@ import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -20,10 +20,11 @@ from quench.attacks.pgd import PGD
 from quench.config import override
 from quench.console import LiveTable, terminal, trade_off_table
 from quench.errors import UserError, require
+from quench.evaluation import Share
 from quench.experiment import Experiment
-from quench.follow import Follower, following
-from quench.record import Record
-from quench.storage import SweepRecord, find_run, find_sweep, new_directory
+from quench.follow import Follower, Sink, following
+from quench.record import Record, Status
+from quench.storage import SweepRecord, find, find_run, find_sweep, new_directory
 from quench.sweep import configuration, trials
 from quench.threat_model import ThreatModel
 from quench.training.recipe import Recipe
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from quench.tracking import Tracker
 
 Changes = dict[str, Any]
+_EXIT_CODES: Mapping[Status, int] = {"finished": 0, "failed": 1, "interrupted": 130}
 
 
 def train(arguments: Namespace, changes: Changes) -> int:
@@ -43,25 +45,7 @@ def train(arguments: Namespace, changes: Changes) -> int:
     _check([recipe])
     directory = new_directory(arguments.storage, experiment.name)
     record = Record.create(directory, recipe, experiment=experiment.name, configuration=configuration(recipe))
-    console = terminal()
-    table = LiveTable([record], console)
-    tracker = _tracker(arguments, experiment.name)
-    with table.shown(), following([record], [table, lambda r, e: tracker()(r, e)]) as follower:
-        if recipe.workers == 1:
-            from quench import trial
-
-            for _ in trial.run(record, trial.best_device()):
-                pass
-        else:
-            from quench.distributed import cluster
-            from quench.distributed.train import train_data_parallel
-
-            with cluster.connected(arguments.address, recipe.workers):
-                train_data_parallel(record, cluster.gpus() > 0)
-    for entry in record.entries("evaluation"):
-        _print_evaluation(console, record, entry)
-    _print_places(console, arguments, follower, directory)
-    return 0 if record.status == "finished" else 1
+    return _carry_out_run(arguments, record)
 
 
 def sweep(arguments: Namespace, changes: Changes) -> int:
@@ -76,28 +60,85 @@ def sweep(arguments: Namespace, changes: Changes) -> int:
     plan = replace(experiment.sweep, **{key: value for key, value in asked.items() if value is not None})
     chosen = trials(override(experiment.recipe, changes), plan)
     _check([trial.recipe for trial in chosen])
-    made = SweepRecord.create(
-        new_directory(arguments.storage, experiment.name),
-        experiment.name,
-        chosen,
-        {"file": str(experiment.path), "search": plan.search, "scheduler": plan.scheduler, "space": repr(plan.space)},
-    )
-    console = terminal()
-    table = LiveTable(made.records, console)
-    tracker = _tracker(arguments, experiment.name, made)
-    with table.shown(), following(made.records, [table, lambda r, e: tracker()(r, e)]) as follower:
-        from quench.distributed import cluster, tune
+    about = {"file": str(experiment.path), "overrides": changes} | {
+        field.name: repr(getattr(plan, field.name)) if field.name == "space" else getattr(plan, field.name)
+        for field in fields(plan)
+    }
+    made = SweepRecord.create(new_directory(arguments.storage, experiment.name), experiment.name, chosen, about)
+    return _carry_out_sweep(arguments, made)
 
-        with cluster.connected(arguments.address, max(trial.recipe.workers for trial in chosen)):
-            tune.sweep(made.records, made.directory / "ray", plan.scheduler, plan.concurrent)
-    files = _print_report(console, made)
+
+def resume(arguments: Namespace, changes: Changes) -> int:
+    """Go on from the last checkpoints; what is finished, or was stopped by a scheduler, stays as it is."""
+    found = find(arguments.storage, arguments.name)
+    return _carry_out_run(arguments, found) if isinstance(found, Record) else _carry_out_sweep(arguments, found)
+
+
+def _carry_out_run(arguments: Namespace, record: Record) -> int:
+    console = terminal()
+    table = LiveTable([record], console)
+    sinks = {"the table": table, "MLflow": _sink(_tracker(arguments, record.about["experiment"]))}
+    with table.shown(), following([record], sinks) as followers:
+        try:
+            _train(record, arguments.address)
+        except KeyboardInterrupt:
+            record.settle("interrupted", "")
+    for entry in record.entries("evaluation")[-1:]:
+        _print_evaluation(console, record, entry)
+    _print_places(console, arguments, followers, record.directory)
+    return _EXIT_CODES[record.status]
+
+
+def _train(record: Record, address: str) -> None:
+    """In this process, or on the workers that the recipe asks for. The record says how it ended."""
+    workers = record.recipe.workers
+    if workers == 1:
+        from quench import trial
+
+        for _ in trial.run(record, trial.best_device()):
+            pass
+        return
+    from quench.distributed import cluster
+    from quench.distributed.train import train_data_parallel
+
+    with cluster.connected(address, workers) as ray:
+        try:
+            train_data_parallel(record, ray.gives_gpus(workers))
+        except SystemExit:  # so Ray Train ends the program when it is interrupted
+            raise KeyboardInterrupt from None
+        except Exception as error:
+            record.settle("failed", str(error).strip().splitlines()[-1])
+
+
+def _carry_out_sweep(arguments: Namespace, made: SweepRecord) -> int:
+    from quench.distributed import cluster, tune
+
+    console, about = terminal(), made.about
+    table = LiveTable(made.records, console)
+    tracker = _tracker(arguments, about["experiment"], made)
+    todo = [record for record in made.records if record.unfinished]
+    workers = max((record.recipe.workers for record in todo), default=1)
+    state = made.directory / "ray" / f"{len(list(made.directory.glob('ray/*')))}"
+    status: Status = "finished"
+    with table.shown(), following(made.records, {"the table": table, "MLflow": _sink(tracker)}) as followers:
+        try:
+            with cluster.connected(arguments.address, workers) as ray:
+                tune.sweep(todo, ray, state, about["scheduler"], arguments.concurrent or about["concurrent"])
+        except KeyboardInterrupt:
+            status = "interrupted"
+        for record in todo:
+            record.settle("interrupted", "")
     failed = [record for record in made.records if record.status == "failed"]
-    if not follower.failures:
-        tracker().end_sweep(made, "failed" if failed else "finished", files)
+    status = "failed" if failed and status == "finished" else status
     for record in failed:
-        console.print(f"failed: {record.name}: {record.entries('status')[-1].get('reason')}", markup=False)
-    _print_places(console, arguments, follower, made.directory)
-    return 1 if failed else 0
+        console.print(f"failed: {record.name}: {record.entries('status')[-1]['reason']}", markup=False)
+    files = _print_report(console, made)
+    try:
+        tracker().end_sweep(made, status, files)
+    except Exception as error:
+        followers["MLflow"].failures[made.records[0]] = error
+    _print_places(console, arguments, followers, made.directory)
+    return _EXIT_CODES[status]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,15 +156,14 @@ def evaluate(arguments: Namespace, changes: Changes) -> int:
     record = find_run(arguments.storage, arguments.run)
     question = override(_Question(attack=PGD(steps=50, restarts=10), threat=record.recipe.threat), changes)
     state, data = trial.restore(record, arguments.checkpoint, trial.best_device())
-    judged = trial.judge(state, record.recipe.seed, data, question.attack, question.threat)
+    judged = trial.judge(state, record.recipe, data, question.attack, question.threat)
     trial.enter_evaluation(record, judged, question.attack, state.epoch, arguments.checkpoint)
     sweep = SweepRecord(record.directory.parent) if record.about["sweep"] else None
-    tracker = _tracker(arguments, record.about["experiment"], sweep)
-    follower = Follower([record], [lambda r, e: tracker()(r, e)])
+    follower = Follower([record], _sink(_tracker(arguments, record.about["experiment"], sweep)))
     follower.pump()
     console = terminal()
     _print_evaluation(console, record, record.entries("evaluation")[-1])
-    _print_places(console, arguments, follower, record.directory)
+    _print_places(console, arguments, {"MLflow": follower}, record.directory)
     return 0
 
 
@@ -166,13 +206,17 @@ def ui(arguments: Namespace, changes: Changes) -> int:
 
 def _check(recipes: Iterable[Recipe]) -> None:
     """Refuse what only the data can tell, and have it downloaded or decoded, before any worker starts."""
-    images: dict[Any, int] = {}
+    loaded: dict[Any, tuple[int, int]] = {}
     for recipe in recipes:
         source = recipe.data, recipe.validation
-        if source not in images:
-            images[source] = len(recipe.data.load(recipe.validation).train)
-        allowed = f"must be at most the {images[source]} training images"
-        require(recipe.batch_size <= images[source], "batch_size", recipe.batch_size, allowed)
+        if source not in loaded:
+            images = recipe.data.load(recipe.validation).train.images
+            loaded[source] = len(images), min(images.shape[2:])
+        count, side = loaded[source]
+        allowed = f"must be at most the {count} training images"
+        require(recipe.batch_size <= count, "batch_size", recipe.batch_size, allowed)
+        padding = recipe.augmentation.padding
+        require(padding < side, "augmentation.padding", padding, f"must be below the images' side, {side}")
 
 
 def _tracker(arguments: Namespace, experiment: str, sweep: SweepRecord | None = None) -> Callable[[], Tracker]:
@@ -192,13 +236,15 @@ def _tracker(arguments: Namespace, experiment: str, sweep: SweepRecord | None = 
     return make
 
 
-def _print_evaluation(console: Console, record: Record, entry: Mapping[str, Any]) -> None:
-    def percent(share: Mapping[str, float]) -> str:
-        return f"{share['value']:.1%} [{share['low']:.1%}, {share['high']:.1%}]"
+def _sink(tracker: Callable[[], Tracker]) -> Sink:
+    return lambda record, entries: tracker()(record, entries)
 
+
+def _print_evaluation(console: Console, record: Record, entry: Mapping[str, Any]) -> None:
+    clean, robust = Share(**entry["clean"]), Share(**entry["robust"])
     console.print(
-        f"{record.name}: {entry['examples']} test images, 95 % intervals: clean {percent(entry['clean'])}, "
-        f"robust {percent(entry['robust'])} ({entry['attack']['label']}, {entry['checkpoint']} checkpoint)",
+        f"{record.name}: {entry['examples']} test images, 95 % intervals: "
+        f"clean {clean}, robust {robust} ({entry['label']})",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -216,12 +262,18 @@ def _print_report(console: Console, made: SweepRecord) -> list[Path]:
     return files
 
 
-def _print_places(console: Console, arguments: Namespace, follower: Follower, directory: Path) -> None:
-    """Where the record is, and how to look at it."""
-    for error in follower.failures.values():
-        console.print(f"MLflow could not be written ({error}); the record in {directory} is complete", markup=False)
+def _print_places(console: Console, arguments: Namespace, followers: Mapping[str, Follower], directory: Path) -> None:
+    """Where the record is, and how to look at it or go on with it."""
+    for name, follower in followers.items():
+        for error in list(follower.failures.values())[:1]:
+            reason = str(error).splitlines()[0]
+            console.print(f"{name} could not be written ({reason}); the record is complete", markup=False)
     program = "quench" if shutil.which("quench") else os.path.relpath(Path(sys.executable).parent / "quench")
     storage = "" if arguments.storage == Path("runs") else f" --storage {arguments.storage}"
     uri = f" --tracking-uri {arguments.tracking_uri}" if arguments.tracking_uri else ""
-    console.print(f"record: {directory}", soft_wrap=True, highlight=False)
-    console.print(f"MLflow UI: {program} ui{storage}{uri}", soft_wrap=True, highlight=False)
+    found = SweepRecord(directory).records or [Record(directory)]
+    lines = [f"record: {directory}", f"MLflow UI: {program} ui{storage}{uri}"]
+    if any(record.unfinished for record in found):
+        lines.append(f"go on: {program} resume {directory.name}{storage}{uri}")
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from quench.config import decode, encode
 from quench.errors import InvalidValue, UserError, nearest
 from quench.sweep import Sweep
 from quench.training.recipe import Recipe
@@ -42,7 +43,7 @@ class Experiment:
             raise UserError(f"{path}: defines no RECIPE = Recipe(...)")
         if not isinstance(sweep, Sweep | None):
             raise UserError(f"{path}: SWEEP must be a Sweep(...), not {type(sweep).__name__}")
-        return Experiment(path.stem, path, recipe, sweep)
+        return Experiment(path.stem, path, decode(Recipe, encode(recipe)), sweep)  # Python has checked no types
 
 
 def _around(path: Path) -> Iterable[str]:

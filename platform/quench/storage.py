@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class SweepRecord:
     def create(directory: Path, experiment: str, trials: list[Trial], asked: dict[str, Any]) -> SweepRecord:
         """Begin a sweep: its folder, and a record for every trial, none of them run yet."""
         directory.mkdir(parents=True)
+        identity = uuid.uuid4().hex
         for number, trial in enumerate(trials):
             words = f"{number:03d} {trial.recipe.threat} {trial.configuration} s{trial.recipe.seed}"
             slug = re.sub(r"[^\w.=]+", "-", words)[:100]
@@ -37,9 +39,14 @@ class SweepRecord:
                 trial.recipe,
                 experiment=experiment,
                 configuration=trial.configuration,
-                sweep=directory.name,
+                sweep=identity,
             )
-        about = {"experiment": experiment, "created": time.time_ns() // 1_000_000, "trials": len(trials), **asked}
+        about = {
+            "id": identity,
+            "experiment": experiment,
+            "created": time.time_ns() // 1_000_000,
+            **asked,
+        }
         write_json(directory / "sweep.json", about | provenance())
         return SweepRecord(directory)
 
@@ -65,24 +72,37 @@ def new_directory(storage: Path, experiment: str) -> Path:
 
 def find_sweep(storage: Path, name: str) -> SweepRecord:
     """A sweep by its folder or its name, or the "latest". Raises `InvalidValue` if there is none."""
-    return SweepRecord(_find("sweep", storage, name, "sweep.json", ("*",)))
+    return SweepRecord(_find("sweep", storage, name, ("*/sweep.json",)).parent)
 
 
 def find_run(storage: Path, name: str) -> Record:
     """A run by its folder or its name, alone or in a sweep, or the "latest"; else raises `InvalidValue`."""
-    return Record(_find("run", storage, name, "recipe.json", ("*", "*/*")))
+    return Record(_find("run", storage, name, ("*/recipe.json", "*/*/recipe.json")).parent)
 
 
-def _find(what: str, storage: Path, name: str, mark: str, places: tuple[str, ...]) -> Path:
+def find(storage: Path, name: str) -> Record | SweepRecord:
+    """Whichever of the two has that folder or name, or was written to last."""
+    found = _find("run or sweep", storage, name, ("*/sweep.json", "*/recipe.json"))
+    return SweepRecord(found.parent) if found.name == "sweep.json" else Record(found.parent)
+
+
+def _find(what: str, storage: Path, name: str, patterns: tuple[str, ...]) -> Path:
+    """The file that marks the place: `sweep.json` or `recipe.json`."""
     for place in (Path(name), storage / name):
-        if (place / mark).is_file():
-            return place.resolve()
-    paths = [path.parent for place in places for path in storage.glob(f"{place}/{mark}")]
-    found = sorted(paths, key=lambda path: (path / mark).stat().st_mtime)
-    names = [str(path.relative_to(storage)) for path in found]
+        for mark in {Path(pattern).name for pattern in patterns}:
+            if (place / mark).is_file():
+                return (place / mark).resolve()
+    found = sorted((path for pattern in patterns for path in storage.glob(pattern)), key=_last_written)
+    names = [str(path.parent.relative_to(storage)) for path in found]
     if not found:
         raise InvalidValue(what, name, f"{storage} holds no {what}; start one with `quench train` or `quench sweep`")
     if name == "latest":
         return found[-1].resolve()
     hint = nearest(name, names) or f"; the latest is {names[-1]!r}"
     raise InvalidValue(what, name, f"no such folder, and no {what} of that name in {storage}{hint}")
+
+
+def _last_written(mark: Path) -> float:
+    """When a run last reported, or a sweep's youngest run; a run that never did is older than any that has."""
+    logs = [mark.with_name("log.jsonl"), *mark.parent.glob("*/log.jsonl")]
+    return max((log.stat().st_mtime for log in logs if log.exists()), default=0.0)

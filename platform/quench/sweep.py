@@ -88,6 +88,7 @@ class Sweep:
         require(
             self.search == "grid" or self.trials is not None, "trials", None, "random search needs a number of trials"
         )
+        require(len(self.spaces) > 0, "space", self.space, "must hold at least one space")
         for space in self.spaces:
             for key, values in space.items():
                 enough = self.search == "random" or not isinstance(values, Uniform | LogUniform)

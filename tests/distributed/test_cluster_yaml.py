@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from conftest import REPOSITORY
 
 
 def load() -> dict[str, Any]:

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from mlflow import MlflowClient
 from nbclient import NotebookClient
 from PIL import Image
 
-from conftest import REPOSITORY, RealSweep, quench
+from conftest import PROGRAM, REPOSITORY, RealSweep, quench
 from quench.record import Record
 from quench.storage import SweepRecord
 from quench.tracking import default_uri
@@ -117,8 +116,7 @@ def write_sweep(folder: Path, definition: str) -> Path:
 def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     """kill -9 of a trial's process, and of one of two data-parallel workers."""
     definition = "RECIPE = replace(tiny_recipe(), epochs=40)\nSWEEP = Sweep(space={'workers': Choice(1, 2)})\n"
-    program = str(Path(sys.executable).parent / "quench")
-    command = [program, "sweep", str(write_sweep(tmp_path, definition)), "--storage", str(tmp_path / "runs")]
+    command = [PROGRAM, "sweep", str(write_sweep(tmp_path, definition)), "--storage", str(tmp_path / "runs")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         killed: dict[str, int] = {}
         while process.poll() is None:
@@ -160,3 +158,29 @@ def test_asha_stops_what_lags_within_its_threat_model(tmp_path: Path) -> None:
         assert record.entries("status")[-1]["reason"] == "by the scheduler"
         assert len(record.entries("epoch")) < 8
     assert json.loads((directory / "sweep.json").read_text())["scheduler"] == "asha"
+
+
+def test_an_interrupted_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Ctrl-C ends all of it, and `quench resume` carries out what is left, once."""
+    definition = "RECIPE = replace(tiny_recipe(), epochs=30)\nSWEEP = Sweep(space={'seed': Choice(*range(6))})\n"
+    command = [PROGRAM, "sweep", str(write_sweep(tmp_path, definition)), "--storage", str(tmp_path / "runs")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while not any(Record(p.parent).status == "finished" for p in (tmp_path / "runs").glob("tiny-*/*/recipe.json")):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    (directory,) = (tmp_path / "runs").glob("tiny-*")
+    records = SweepRecord(directory).records
+    before = {record.name for record in records if record.status == "finished"}
+    assert 0 < len(before) < 6
+    assert {record.status for record in records} == {"finished", "interrupted"}
+    done = quench("resume", directory.name, "--storage", tmp_path / "runs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for record in records:
+        assert [entry["epoch"] for entry in record.entries("epoch")] == list(range(1, 31))
+        assert record.status == "finished"
+        starts = [entry for entry in record.entries("status") if entry["status"] == "running"]
+        assert len(starts) == 1 or record.name not in before, "what was finished is not run again"
+    runs = MlflowClient(tracking_uri=default_uri(tmp_path / "runs")).search_runs(["1"])
+    assert [run.info.status for run in runs] == ["FINISHED"] * 7

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ for _name, _value in {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less a run
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same everywhere
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the sweep; Tune would go on to its next part
     "TUNE_GLOBAL_CHECKPOINT_S": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs' own logs hold everything
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -29,19 +31,37 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """What the cluster has now; one that is not our own may grow."""
+
+    ours: bool
+    cpus: int
+    gpus: int
+
+    def gives_gpus(self, workers: int) -> bool:
+        """Whether runs of so many workers get a GPU for each: on our own machine, only if there are enough."""
+        return self.gpus >= (workers if self.ours else 1)
+
+    def room(self, workers: int) -> int:
+        """How many runs of so many workers fit at the same time, at least one."""
+        return max((self.gpus if self.gives_gpus(workers) else self.cpus) // workers, 1)
+
+
 @contextmanager
-def connected(address: str, cpus: int) -> Iterator[None]:
+def connected(address: str, workers: int) -> Iterator[Cluster]:
     """A Ray cluster while the block runs.
 
-    `address` is "local" for one of our own on this machine, with room for at least `cpus`
-    one-CPU workers and nothing listening for browsers beyond localhost; else what `ray.init` takes
+    `address` is "local" for one of our own on this machine, with room for at least one run of
+    `workers` and nothing listening for browsers beyond localhost; else what `ray.init` takes
     ("auto", "ray://host:10001"). Token authentication is on, unless RAY_AUTH_MODE says otherwise.
     """
     import ray
 
     local = address == "local"
     ours: dict[str, Any] = {
-        "num_cpus": max(os.cpu_count() or 1, cpus),
+        # Ray counts the CPUs that this process may use; more workers than that share them.
+        "num_cpus": workers if workers > (os.cpu_count() or 1) else None,
         "include_dashboard": True,  # ending a trial that spans workers needs its State API
         "dashboard_host": "127.0.0.1",
     }
@@ -56,20 +76,7 @@ def connected(address: str, cpus: int) -> Iterator[None]:
     if local and _TOKEN.exists():
         _TOKEN.chmod(0o600)
     try:
-        yield
+        resources = ray.cluster_resources()
+        yield Cluster(local, int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
     finally:
         ray.shutdown()
-
-
-def gpus() -> int:
-    """GPUs of the cluster that we are connected to."""
-    import ray
-
-    return int(ray.cluster_resources().get("GPU", 0))
-
-
-def cpus() -> int:
-    """CPUs of the cluster that we are connected to."""
-    import ray
-
-    return int(ray.cluster_resources().get("CPU", 1))

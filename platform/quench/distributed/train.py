@@ -25,8 +25,8 @@ def train_data_parallel(record: Record, gpu: bool, callbacks: Sequence[UserCallb
         train_loop_config={"record": str(record.directory)},
         scaling_config=ray.train.ScalingConfig(num_workers=record.recipe.workers, use_gpu=gpu),
         run_config=ray.train.RunConfig(
-            name="ray_train",
-            storage_path=str(record.directory),
+            name=f"attempt-{len(record.entries('status'))}",  # Ray must not go on from a state of its own
+            storage_path=str(record.directory / "ray"),
             callbacks=list(callbacks),
             failure_config=ray.train.FailureConfig(max_failures=2),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),

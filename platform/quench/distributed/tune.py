@@ -13,7 +13,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from quench import trial
-from quench.distributed import cluster
+from quench.distributed.cluster import Cluster
 from quench.distributed.train import train_data_parallel
 from quench.record import Record
 
@@ -21,55 +21,56 @@ METRIC = "robust_accuracy"
 
 
 def sweep(
-    records: Sequence[Record], storage: Path, scheduler: Literal["fifo", "asha"] = "fifo", concurrent: int | None = None
+    records: Sequence[Record],
+    ray: Cluster,
+    state: Path,
+    scheduler: Literal["fifo", "asha"] = "fifo",
+    concurrent: int | None = None,
 ) -> None:
-    """Carry out every record on the connected cluster; afterwards each says how it ended.
+    """Carry out every record on the cluster; unless interrupted, each then says how it ended.
 
     Records of one worker run first, in actors that are used again; then those of more, as many at
-    a time as there are resources for. A trial that dies is tried again, twice, from its last
-    checkpoint. `storage` holds Tune's own state.
+    a time as there is room for. A trial that dies is tried again, twice, from its last checkpoint.
+    `state` is a folder for what Tune itself keeps.
     """
-    gpu = cluster.gpus() > 0
 
     def workers(record: Record) -> int:
         return record.recipe.workers
 
     for count, group in groupby(sorted(records, key=workers), key=workers):
-        slots = max((cluster.gpus() if gpu else cluster.cpus()) // count, 1)
-        _run_group(list(group), storage, scheduler, min(concurrent or slots, slots), count, gpu)
+        _tuner(list(group), ray, state, scheduler, concurrent, count).fit()
 
 
-def _run_group(records: list[Record], storage: Path, scheduler: str, concurrent: int, workers: int, gpu: bool) -> None:
+def _tuner(
+    records: list[Record], ray: Cluster, state: Path, scheduler: str, concurrent: int | None, workers: int
+) -> tune.Tuner:
     """One Tune experiment: records that need equal resources.
 
-    A driver of several workers asks Tune for nothing but a little memory: its workers' resources
-    are asked for by Ray Train, which would wait for ever if drivers had taken them.
+    Tune queues trials of one worker until there is room, now or when the cluster has grown. A driver
+    of several workers asks Tune for nothing but a little memory, and Ray Train asks for the workers:
+    with more drivers than fit, none might get all of its own.
     """
+    gpu = ray.gives_gpus(workers)
     one: dict[str, float] = {"GPU": 1} if gpu else {"CPU": 1}
-    epochs = max(record.recipe.epochs for record in records)
-    try:
-        tune.Tuner(
-            tune.with_resources(_trial, one if workers == 1 else {"memory": 300e6}),
-            param_space={"record": tune.grid_search([str(record.directory) for record in records]), "gpu": gpu},
-            tune_config=tune.TuneConfig(
-                metric=METRIC,
-                mode="max",
-                scheduler=_AshaPerThreat(epochs) if scheduler == "asha" else FIFOScheduler(),
-                max_concurrent_trials=concurrent,
-                reuse_actors=workers == 1,
-                trial_dirname_creator=_folder,
-            ),
-            run_config=tune.RunConfig(
-                name=f"tune-{workers}",
-                storage_path=str(storage),
-                failure_config=tune.FailureConfig(max_failures=2),
-                callbacks=[_Outcome()],
-                verbose=0,
-            ),
-        ).fit()
-    finally:
-        for record in records:
-            record.settle("stopped", "the sweep ended first")
+    return tune.Tuner(
+        tune.with_resources(_trial, one if workers == 1 else {"memory": 300e6}),
+        param_space={"record": tune.grid_search([str(record.directory) for record in records]), "gpu": gpu},
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="max",
+            scheduler=_AshaPerThreat() if scheduler == "asha" else FIFOScheduler(),
+            max_concurrent_trials=concurrent or (None if workers == 1 else ray.room(workers)),
+            reuse_actors=workers == 1,
+            trial_dirname_creator=_folder,
+        ),
+        run_config=tune.RunConfig(
+            name=f"workers-{workers}",
+            storage_path=str(state),
+            failure_config=tune.FailureConfig(max_failures=2),
+            callbacks=[_Outcome()],
+            verbose=0,
+        ),
+    )
 
 
 def _trial(config: dict[str, Any]) -> None:
@@ -97,7 +98,8 @@ class _Outcome(tune.Callback):
         _record(trial).settle("stopped", "by the scheduler")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        _record(trial).settle("failed", "its process died; see the Ray logs")
+        lines = str(trial.get_error()).strip().splitlines()
+        _record(trial).settle("failed", lines[-1] if lines else "its process died; see the Ray logs")
 
 
 class _AshaPerThreat(FIFOScheduler):
@@ -107,31 +109,32 @@ class _AshaPerThreat(FIFOScheduler):
     every trial of the stronger adversary.
     """
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._epochs = epochs
-        self._races: dict[str, ASHAScheduler] = {}
+        self._races: dict[tuple[str, int], ASHAScheduler] = {}
 
     def _race(self, trial: Trial) -> ASHAScheduler:
-        threat = str(_record(trial).recipe.threat)
-        if threat not in self._races:
-            self._races[threat] = ASHAScheduler(
+        """The race of the trial's threat model and number of epochs."""
+        recipe = _record(trial).recipe
+        key = str(recipe.threat), recipe.epochs
+        if key not in self._races:
+            self._races[key] = ASHAScheduler(
                 time_attr="epoch",
                 metric=METRIC,
                 mode="max",
-                max_t=self._epochs,
-                grace_period=max(self._epochs // 8, 1),
+                max_t=recipe.epochs,
+                grace_period=max(recipe.epochs // 8, 1),
                 reduction_factor=2,
             )
-        return self._races[threat]
+        return self._races[key]
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         self._race(trial).on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         decision = self._race(trial).on_trial_result(tune_controller, trial, result)
-        # A trial that has reached the last rung is not stopped: it ends by itself, evaluation included.
-        return TrialScheduler.CONTINUE if result["epoch"] >= self._epochs else decision
+        # At its last epoch a trial is not stopped: it ends by itself, evaluation included.
+        return TrialScheduler.CONTINUE if result["epoch"] >= _record(trial).recipe.epochs else decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         self._race(trial).on_trial_complete(tune_controller, trial, result)
