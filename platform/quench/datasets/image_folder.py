@@ -88,7 +88,14 @@ def _decode(paths: list[Path], size: int | None) -> np.ndarray:
 
     with ThreadPoolExecutor() as pool:
         images = list(
-            tqdm(pool.map(one, paths, chunksize=64), total=len(paths), desc="decoding", unit="image", leave=False)
+            tqdm(
+                pool.map(one, paths, chunksize=64),
+                total=len(paths),
+                desc="decoding",
+                unit="image",
+                leave=False,
+                disable=None,
+            )
         )
     shapes = {image.shape[:2] for image in images}
     if len(shapes) > 1:
