@@ -178,30 +178,17 @@ def report(arguments: Namespace, changes: Changes) -> int:
 
 def ui(arguments: Namespace, changes: Changes) -> int:
     """The MLflow server on this machine's own address, until interrupted."""
-    from quench.tracking import default_uri, pages
+    from quench.tracking import default_uri, pages, serve
 
     uri = arguments.tracking_uri or default_uri(arguments.storage)
     if uri.startswith("http"):
         print(f"these runs are on an MLflow server: {uri}")
         return 0
-    host = f"http://127.0.0.1:{arguments.port}"
-    for name, path in pages(uri).items():
-        print(f"{name}: {host}{path}")
-    print(f"everything: {host}   (stop with Ctrl-C)", flush=True)
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    words = [
-        "server",
-        "--backend-store-uri",
-        uri,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(arguments.port),
-        "--workers",
-        "1",
-    ]
-    artifacts = ["--artifacts-destination", (arguments.storage.resolve() / "artifacts").as_uri()]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", *words, *artifacts])
+    with serve(uri, arguments.storage, arguments.port) as host:
+        for name, path in pages(uri).items():
+            print(f"{name}: {host}{path}")
+        print(f"everything: {host}   (stop with Ctrl-C)", flush=True)
+    return 0
 
 
 def _check(recipes: Iterable[Recipe]) -> None:

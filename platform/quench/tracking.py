@@ -9,8 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # The log waits for a server that is away; a thread that waits with it would only hold up the exit.
@@ -25,6 +32,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from quench.catalogue import name_of
 from quench.config import flatten
+from quench.errors import UserError, require
 from quench.mlflow_view import VIEW, view_tag
 from quench.record import Entry, Record, Status
 from quench.storage import SweepRecord
@@ -65,7 +73,7 @@ class Tracker:
 
     def __call__(self, record: Record, entries: list[Entry]) -> None:
         """A sink for a follower: bring MLflow up to these entries."""
-        run = self._run(record)
+        run = self._run(record, entries[0]["time"])
         metrics = [metric for entry in entries for metric in _metrics(record, entry)]
         if metrics:
             self._client.log_batch(run, metrics=metrics)
@@ -73,7 +81,7 @@ class Tracker:
             if entry["kind"] == "status":
                 self._set_status(record, run, entry)
 
-    def _run(self, record: Record) -> str:
+    def _run(self, record: Record, started: int) -> str:
         about = record.about
         if about["id"] not in self._runs:
             recipe = record.recipe
@@ -88,18 +96,18 @@ class Tracker:
             if about["sweep"]:
                 tags[MLFLOW_PARENT_RUN_ID] = self._runs[about["sweep"]]
             params = {key: str(value) for key, value in flatten(recipe).items()}
-            run = self._open(about["id"], record.name, about["created"], params, tags)
+            run = self._open(about["id"], record.name, started, params, tags)
             self._client.log_artifact(run, str(record.directory / "recipe.json"))
         return self._runs[about["id"]]
 
-    def _open(self, key: str, name: str, created: int, params: dict[str, str], tags: dict[str, str]) -> str:
+    def _open(self, key: str, name: str, started: int, params: dict[str, str], tags: dict[str, str]) -> str:
         """Find the run of this key, or create it."""
         found = self._client.search_runs([self.experiment_id], f"tags.`quench.id` = '{key}'", max_results=1)
         if found:
             run = found[0].info.run_id
         else:
             tags = {"quench.id": key, **tags}
-            run = self._client.create_run(self.experiment_id, created, tags, name).info.run_id
+            run = self._client.create_run(self.experiment_id, started, tags, name).info.run_id
         self._client.log_batch(run, params=[Param(k, v) for k, v in params.items()])
         self._runs[key] = run
         return run
@@ -139,3 +147,38 @@ def pages(uri: str) -> dict[str, str]:
     query = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={VIEW}"
     found = [e for e in client.search_experiments() if f"mlflow.sharedViewState.{VIEW}" in e.tags]
     return {e.name: f"/#/experiments/{e.experiment_id}/runs?{query}" for e in found}
+
+
+@contextmanager
+def serve(uri: str, storage: Path, port: int) -> Iterator[str]:
+    """MLflow's server and UI on localhost; the block runs once it answers, then it serves until interrupted."""
+    with socket.socket() as probe:
+        taken = probe.connect_ex(("127.0.0.1", port)) == 0
+    require(not taken, "port", port, f"is in use; try --port {port + 1}")
+    where = ["--backend-store-uri", uri, "--artifacts-destination", (storage.resolve() / "artifacts").as_uri()]
+    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *where]
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"} | os.environ
+    host = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", *words]
+    with subprocess.Popen(command, env=settings, stdout=sys.stderr, start_new_session=True) as server:
+        try:
+            while server.poll() is None and not _answers(host):
+                time.sleep(0.2)
+            if server.poll() is not None:
+                raise UserError("the MLflow server ended before it answered; its reason is above")
+            yield host
+            server.wait()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            # Asked politely it waits for every open page; the database needs no farewell.
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+
+
+def _answers(host: str) -> bool:
+    try:
+        with urlopen(f"{host}/health", timeout=1):
+            return True
+    except OSError:
+        return False
