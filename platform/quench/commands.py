@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from itertools import product
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
+from typing import Any
 
 from quench.attacks import Attack
 from quench.attacks.pgd import PGD
+from quench.carry_out import (
+    carry_out_run,
+    carry_out_sweep,
+    print_evaluation,
+    print_places,
+    print_report,
+    sink,
+    tracker_of,
+)
 from quench.config import override
-from quench.console import LiveTable, terminal, trade_off_table
+from quench.console import terminal
 from quench.errors import UserError, require
-from quench.evaluation import Share
 from quench.experiment import Experiment
-from quench.follow import Follower, Sink, following
-from quench.record import Record, Status
+from quench.follow import Follower
+from quench.record import Record
 from quench.storage import SweepRecord, find, find_run, find_sweep, new_directory
 from quench.sweep import configuration, trials
 from quench.threat_model import ThreatModel
 from quench.training.recipe import Recipe
 
-if TYPE_CHECKING:
-    from quench.tracking import Tracker
-
 Changes = dict[str, Any]
-_EXIT_CODES: Mapping[Status, int] = {"finished": 0, "failed": 1, "interrupted": 130}
 
 
 def train(arguments: Namespace, changes: Changes) -> int:
@@ -45,7 +42,7 @@ def train(arguments: Namespace, changes: Changes) -> int:
     _check([recipe])
     directory = new_directory(arguments.storage, experiment.name)
     record = Record.create(directory, recipe, experiment=experiment.name, configuration=configuration(recipe))
-    return _carry_out_run(arguments, record)
+    return carry_out_run(arguments, record)
 
 
 def sweep(arguments: Namespace, changes: Changes) -> int:
@@ -65,80 +62,13 @@ def sweep(arguments: Namespace, changes: Changes) -> int:
         for field in fields(plan)
     }
     made = SweepRecord.create(new_directory(arguments.storage, experiment.name), experiment.name, chosen, about)
-    return _carry_out_sweep(arguments, made)
+    return carry_out_sweep(arguments, made)
 
 
 def resume(arguments: Namespace, changes: Changes) -> int:
     """Go on from the last checkpoints; what is finished, or was stopped by a scheduler, stays as it is."""
     found = find(arguments.storage, arguments.name)
-    return _carry_out_run(arguments, found) if isinstance(found, Record) else _carry_out_sweep(arguments, found)
-
-
-def _carry_out_run(arguments: Namespace, record: Record) -> int:
-    console = terminal()
-    table = LiveTable([record], console)
-    sinks = {"the table": table, "MLflow": _sink(_tracker(arguments, record.about["experiment"]))}
-    with table.shown(), following([record], sinks) as followers:
-        try:
-            _train(record, arguments.address)
-        except KeyboardInterrupt:
-            record.settle("interrupted", "")
-    for entry in record.entries("evaluation")[-1:]:
-        _print_evaluation(console, record, entry)
-    _print_places(console, arguments, followers, record.directory)
-    return _EXIT_CODES[record.status]
-
-
-def _train(record: Record, address: str) -> None:
-    """In this process, or on the workers that the recipe asks for. The record says how it ended."""
-    workers = record.recipe.workers
-    if workers == 1:
-        from quench import trial
-
-        for _ in trial.run(record, trial.best_device()):
-            pass
-        return
-    from quench.distributed import cluster
-    from quench.distributed.train import train_data_parallel
-
-    with cluster.connected(address, workers) as ray:
-        try:
-            train_data_parallel(record, ray.gives_gpus(workers))
-        except SystemExit:  # so Ray Train ends the program when it is interrupted
-            raise KeyboardInterrupt from None
-        except Exception as error:
-            record.settle("failed", str(error).strip().splitlines()[-1])
-
-
-def _carry_out_sweep(arguments: Namespace, made: SweepRecord) -> int:
-    from quench.distributed import cluster, tune
-
-    console, about = terminal(), made.about
-    table = LiveTable(made.records, console)
-    tracker = _tracker(arguments, about["experiment"], made)
-    todo = [record for record in made.records if record.unfinished]
-    workers = max((record.recipe.workers for record in todo), default=1)
-    state = made.directory / "ray" / f"{len(list(made.directory.glob('ray/*')))}"
-    status: Status = "finished"
-    with table.shown(), following(made.records, {"the table": table, "MLflow": _sink(tracker)}) as followers:
-        try:
-            with cluster.connected(arguments.address, workers) as ray:
-                tune.sweep(todo, ray, state, about["scheduler"], arguments.concurrent or about["concurrent"])
-        except KeyboardInterrupt:
-            status = "interrupted"
-        for record in todo:
-            record.settle("interrupted", "")
-    failed = [record for record in made.records if record.status == "failed"]
-    status = "failed" if failed and status == "finished" else status
-    for record in failed:
-        console.print(f"failed: {record.name}: {record.entries('status')[-1]['reason']}", markup=False)
-    files = _print_report(console, made)
-    try:
-        tracker().end_sweep(made, status, files)
-    except Exception as error:
-        followers["MLflow"].failures[made.records[0]] = error
-    _print_places(console, arguments, followers, made.directory)
-    return _EXIT_CODES[status]
+    return carry_out_run(arguments, found) if isinstance(found, Record) else carry_out_sweep(arguments, found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,11 +89,11 @@ def evaluate(arguments: Namespace, changes: Changes) -> int:
     judged = trial.judge(state, record.recipe, data, question.attack, question.threat)
     trial.enter_evaluation(record, judged, question.attack, state.epoch, arguments.checkpoint)
     sweep = SweepRecord(record.directory.parent) if record.about["sweep"] else None
-    follower = Follower([record], _sink(_tracker(arguments, record.about["experiment"], sweep)))
+    follower = Follower([record], sink(tracker_of(arguments, record.about["experiment"], sweep)))
     follower.pump()
     console = terminal()
-    _print_evaluation(console, record, record.entries("evaluation")[-1])
-    _print_places(console, arguments, {"MLflow": follower}, record.directory)
+    print_evaluation(console, record, record.entries("evaluation")[-1])
+    print_places(console, arguments, {"MLflow": follower}, record.directory)
     return 0
 
 
@@ -171,7 +101,7 @@ def report(arguments: Namespace, changes: Changes) -> int:
     """Tables and figures of a sweep, made again from its records."""
     console = terminal()
     made = find_sweep(arguments.storage, arguments.sweep)
-    for file in _print_report(console, made)[1:]:
+    for file in print_report(console, made)[1:]:
         console.print(str(file), soft_wrap=True, highlight=False)
     return 0
 
@@ -204,63 +134,3 @@ def _check(recipes: Iterable[Recipe]) -> None:
         require(recipe.batch_size <= count, "batch_size", recipe.batch_size, allowed)
         padding = recipe.augmentation.padding
         require(padding < side, "augmentation.padding", padding, f"must be below the images' side, {side}")
-
-
-def _tracker(arguments: Namespace, experiment: str, sweep: SweepRecord | None = None) -> Callable[[], Tracker]:
-    """The tracker, made at its first use: that is in the follower's thread, while training starts."""
-
-    @cache
-    def make() -> Tracker:
-        from quench.tracking import Tracker, default_uri
-
-        storage: Path = arguments.storage
-        storage.mkdir(parents=True, exist_ok=True)
-        tracker = Tracker(arguments.tracking_uri or default_uri(storage), storage, experiment)
-        if sweep is not None:
-            tracker.begin_sweep(sweep)
-        return tracker
-
-    return make
-
-
-def _sink(tracker: Callable[[], Tracker]) -> Sink:
-    return lambda record, entries: tracker()(record, entries)
-
-
-def _print_evaluation(console: Console, record: Record, entry: Mapping[str, Any]) -> None:
-    clean, robust = Share(**entry["clean"]), Share(**entry["robust"])
-    console.print(
-        f"{record.name}: {entry['examples']} test images, 95 % intervals: "
-        f"clean {clean}, robust {robust} ({entry['label']})",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def _print_report(console: Console, made: SweepRecord) -> list[Path]:
-    from quench.analysis.report import write_report
-
-    table, files = write_report(made)
-    if not table.empty:
-        console.print(trade_off_table(table))
-    for figure in files[:1]:
-        console.print(f"figure: {figure}", soft_wrap=True, highlight=False)
-    return files
-
-
-def _print_places(console: Console, arguments: Namespace, followers: Mapping[str, Follower], directory: Path) -> None:
-    """Where the record is, and how to look at it or go on with it."""
-    for name, follower in followers.items():
-        for error in list(follower.failures.values())[:1]:
-            reason = str(error).splitlines()[0]
-            console.print(f"{name} could not be written ({reason}); the record is complete", markup=False)
-    program = "quench" if shutil.which("quench") else os.path.relpath(Path(sys.executable).parent / "quench")
-    storage = "" if arguments.storage == Path("runs") else f" --storage {arguments.storage}"
-    uri = f" --tracking-uri {arguments.tracking_uri}" if arguments.tracking_uri else ""
-    found = SweepRecord(directory).records or [Record(directory)]
-    lines = [f"record: {directory}", f"MLflow UI: {program} ui{storage}{uri}"]
-    if any(record.unfinished for record in found):
-        lines.append(f"go on: {program} resume {directory.name}{storage}{uri}")
-    for line in lines:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,157 @@
+"""Carry out recorded runs and sweeps: live in the terminal, on to MLflow, summed up at the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from quench.console import LiveTable, terminal, trade_off_table
+from quench.evaluation import Share
+from quench.follow import Follower, Sink, following
+from quench.record import Record, Status
+from quench.storage import SweepRecord
+
+if TYPE_CHECKING:
+    from quench.tracking import Tracker
+
+_EXIT_CODES: Mapping[Status, int] = {"finished": 0, "failed": 1, "interrupted": 130}
+
+
+def carry_out_run(arguments: Namespace, record: Record) -> int:
+    """Train a recorded run from wherever it stands; the exit code says how it ended."""
+    console = terminal()
+    table = LiveTable([record], console)
+    sinks = {"the table": table, "MLflow": sink(tracker_of(arguments, record.about["experiment"]))}
+    with table.shown(), following([record], sinks) as followers:
+        try:
+            _train(record, arguments.address)
+        except KeyboardInterrupt:
+            record.settle("interrupted", "")
+    for entry in record.entries("evaluation")[-1:]:
+        print_evaluation(console, record, entry)
+    print_places(console, arguments, followers, record.directory)
+    return _EXIT_CODES[record.status]
+
+
+def _train(record: Record, address: str) -> None:
+    """In this process, or on the workers that the recipe asks for. The record says how it ended."""
+    workers = record.recipe.workers
+    if workers == 1:
+        from quench import trial
+
+        for _ in trial.run(record, trial.best_device()):
+            pass
+        return
+    from quench.distributed import cluster
+    from quench.distributed.train import train_data_parallel
+
+    with cluster.connected(address, workers) as ray:
+        try:
+            train_data_parallel(record, ray.gives_gpus(workers))
+        except SystemExit:  # so Ray Train ends the program when it is interrupted
+            raise KeyboardInterrupt from None
+        except Exception as error:
+            record.settle("failed", str(error).strip().splitlines()[-1])
+
+
+def carry_out_sweep(arguments: Namespace, made: SweepRecord) -> int:
+    """Carry out what is left of a sweep, then report on all of it; the exit code says how it ended."""
+    from quench.distributed import cluster, tune
+
+    console, about = terminal(), made.about
+    table = LiveTable(made.records, console)
+    tracker = tracker_of(arguments, about["experiment"], made)
+    todo = [record for record in made.records if record.unfinished]
+    workers = max((record.recipe.workers for record in todo), default=1)
+    state = made.directory / "ray" / f"{len(list(made.directory.glob('ray/*')))}"
+    status: Status = "finished"
+    with table.shown(), following(made.records, {"the table": table, "MLflow": sink(tracker)}) as followers:
+        try:
+            with cluster.connected(arguments.address, workers) as ray:
+                tune.sweep(todo, ray, state, about["scheduler"], arguments.concurrent or about["concurrent"])
+        except KeyboardInterrupt:
+            status = "interrupted"
+        for record in todo:
+            record.settle("interrupted", "")
+    failed = [record for record in made.records if record.status == "failed"]
+    status = "failed" if failed and status == "finished" else status
+    for record in failed:
+        console.print(f"failed: {record.name}: {record.entries('status')[-1]['reason']}", markup=False)
+    files = print_report(console, made)
+    try:
+        tracker().end_sweep(made, status, files)
+    except Exception as error:
+        followers["MLflow"].failures[made.records[0]] = error
+    print_places(console, arguments, followers, made.directory)
+    return _EXIT_CODES[status]
+
+
+def tracker_of(arguments: Namespace, experiment: str, sweep: SweepRecord | None = None) -> Callable[[], Tracker]:
+    """The tracker, made at its first use: that is in the follower's thread, while training starts."""
+
+    @cache
+    def make() -> Tracker:
+        from quench.tracking import Tracker, default_uri
+
+        storage: Path = arguments.storage
+        storage.mkdir(parents=True, exist_ok=True)
+        tracker = Tracker(arguments.tracking_uri or default_uri(storage), storage, experiment)
+        if sweep is not None:
+            tracker.begin_sweep(sweep)
+        return tracker
+
+    return make
+
+
+def sink(tracker: Callable[[], Tracker]) -> Sink:
+    """The tracker as a follower's sink."""
+    return lambda record, entries: tracker()(record, entries)
+
+
+def print_evaluation(console: Console, record: Record, entry: Mapping[str, Any]) -> None:
+    """A verdict on the test images, in one line."""
+    clean, robust = Share(**entry["clean"]), Share(**entry["robust"])
+    console.print(
+        f"{record.name}: {entry['examples']} test images, 95 % intervals: "
+        f"clean {clean}, robust {robust} ({entry['label']})",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def print_report(console: Console, made: SweepRecord) -> list[Path]:
+    """The trade-off table and the figure's place; returns the files that were written."""
+    from quench.analysis.report import write_report
+
+    table, files = write_report(made)
+    if not table.empty:
+        console.print(trade_off_table(table))
+    for figure in files[:1]:
+        console.print(f"figure: {figure}", soft_wrap=True, highlight=False)
+    return files
+
+
+def print_places(console: Console, arguments: Namespace, followers: Mapping[str, Follower], directory: Path) -> None:
+    """Where the record is, and how to look at it or go on with it."""
+    for name, follower in followers.items():
+        for error in list(follower.failures.values())[:1]:
+            reason = str(error).splitlines()[0]
+            console.print(f"{name} could not be written ({reason}); the record is complete", markup=False)
+    program = "quench" if shutil.which("quench") else os.path.relpath(Path(sys.executable).parent / "quench")
+    storage = "" if arguments.storage == Path("runs") else f" --storage {arguments.storage}"
+    uri = f" --tracking-uri {arguments.tracking_uri}" if arguments.tracking_uri else ""
+    found = SweepRecord(directory).records or [Record(directory)]
+    lines = [f"record: {directory}", f"MLflow UI: {program} ui{storage}{uri}"]
+    if any(record.unfinished for record in found):
+        lines.append(f"go on: {program} resume {directory.name}{storage}{uri}")
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
