@@ -62,27 +62,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     parser = _Parser(prog="quench", description="Fast adversarial training, measured against the clock.")
     parser.add_argument("--version", action="version", version=f"quench {__version__}")
     group = parser.add_subparsers(metavar="COMMAND", title="commands")
-    storage = _Parser(add_help=False)
-    storage.add_argument(
-        "--storage",
-        type=Path,
-        default=Path(os.environ.get("QUENCH_STORAGE", "runs")),
-        metavar="DIR",
-        help="folder of runs and of the MLflow database; on a cluster, one that every node sees (default: "
-        "$QUENCH_STORAGE or runs)",
-    )
-    storage.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="MLflow server or database (default: $MLFLOW_TRACKING_URI or a SQLite file in the storage folder)",
-    )
-    ray = _Parser(add_help=False)
-    ray.add_argument(
-        "--address",
-        default="local",
-        metavar="ADDRESS",
-        help="Ray cluster: local (one of our own, the default), auto, or ray://HOST:10001",
-    )
+    storage, ray = _storage_options(), _ray_options()
 
     def add(name: str, text: str, *parents: _Parser, epilog: str = "") -> argparse.ArgumentParser:
         return group.add_parser(
@@ -122,6 +102,35 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     ui = add("ui", "open the MLflow UI on the runs, on this machine only")
     ui.add_argument("--port", type=int, default=5000, metavar="PORT", help="default: 5000")
     return parser, dict(group.choices)
+
+
+def _storage_options() -> _Parser:
+    options = _Parser(add_help=False)
+    options.add_argument(
+        "--storage",
+        type=Path,
+        default=Path(os.environ.get("QUENCH_STORAGE", "runs")),
+        metavar="DIR",
+        help="folder of runs and of the MLflow database; on a cluster, one that every node sees (default: "
+        "$QUENCH_STORAGE or runs)",
+    )
+    options.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow server or database (default: $MLFLOW_TRACKING_URI or a SQLite file in the storage folder)",
+    )
+    return options
+
+
+def _ray_options() -> _Parser:
+    options = _Parser(add_help=False)
+    options.add_argument(
+        "--address",
+        default="local",
+        metavar="ADDRESS",
+        help="Ray cluster: local (one of our own, the default), auto, or ray://HOST:10001",
+    )
+    return options
 
 
 def _split(argv: list[str], command: argparse.ArgumentParser) -> tuple[list[str], dict[str, Any]]:
