@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from quench.console import LiveTable, terminal, trade_off_table
+from quench.errors import one_line
 from quench.evaluation import Share
 from quench.follow import Follower, Sink, following
 from quench.record import Record, Status
@@ -59,7 +60,7 @@ def _train(record: Record, address: str) -> None:
         except SystemExit:  # so Ray Train ends the program when it is interrupted
             raise KeyboardInterrupt from None
         except Exception as error:
-            record.settle("failed", str(error).strip().splitlines()[-1])
+            record.settle("failed", (str(error).strip() or one_line(error)).splitlines()[-1])
 
 
 def carry_out_sweep(arguments: Namespace, made: SweepRecord) -> int:
@@ -144,8 +145,7 @@ def print_places(console: Console, arguments: Namespace, followers: Mapping[str,
     """Where the record is, and how to look at it or go on with it."""
     for name, follower in followers.items():
         for error in list(follower.failures.values())[:1]:
-            reason = str(error).splitlines()[0]
-            console.print(f"{name} could not be written ({reason}); the record is complete", markup=False)
+            console.print(f"{name} could not be written ({one_line(error)}); the record is complete", markup=False)
     program = "quench" if shutil.which("quench") else os.path.relpath(Path(sys.executable).parent / "quench")
     storage = "" if arguments.storage == Path("runs") else f" --storage {arguments.storage}"
     uri = f" --tracking-uri {arguments.tracking_uri}" if arguments.tracking_uri else ""

@@ -35,6 +35,11 @@ def require(holds: bool, key: str, value: object, allowed: str) -> None:
         raise InvalidValue(key, value, allowed)
 
 
+def one_line(error: BaseException) -> str:
+    """An error's kind and the first line of what it says, which may be nothing."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def nearest(name: str, valid: Iterable[str], cutoff: float = 0.5) -> str:
     """`"; did you mean 'x'?"` for the valid name closest to `name`, or nothing if none is close."""
     close = get_close_matches(name, list(valid), n=1, cutoff=cutoff)

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, Literal
 import torch
 
 from quench.config import decode, encode
-from quench.errors import UserError
+from quench.errors import UserError, one_line
 from quench.training.loop import EpochReport
 from quench.training.recipe import Recipe
 
@@ -55,7 +55,7 @@ class Record:
             "experiment": experiment,
             "configuration": configuration,
             "sweep": sweep,
-            "created": _now(),
+            "created": now(),
             **provenance(),
             "recipe": encode(recipe),
         }
@@ -78,7 +78,7 @@ class Record:
 
     def append(self, kind: str, **content: Any) -> None:
         """Add an entry, and wait until it is on the disk. A line that a crash cut short is dropped first."""
-        line = json.dumps({"kind": kind, "time": _now(), **content}) + "\n"
+        line = json.dumps({"kind": kind, "time": now(), **content}) + "\n"
         with (self.directory / "log.jsonl").open("a+b") as file:
             if not _ends_line(file):
                 file.seek(0)
@@ -151,8 +151,7 @@ class Record:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             recipe = saved["recipe"]
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise UserError(f"{path} is not a checkpoint of quench, or damaged ({reason})") from None
+            raise UserError(f"{path} is not a checkpoint of quench, or damaged ({one_line(error)})") from None
         if json.loads(recipe) != self.about["recipe"]:
             raise UserError(f"{path} belongs to another recipe than {self.directory / 'recipe.json'}")
         return saved
@@ -212,6 +211,6 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _now() -> int:
+def now() -> int:
     """Milliseconds since 1970, as MLflow counts time."""
     return time.time_ns() // 1_000_000

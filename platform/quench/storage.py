@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from quench.errors import InvalidValue, nearest
-from quench.record import Record, provenance, write_json
+from quench.record import Record, now, provenance, write_json
 from quench.sweep import Trial
 
 
@@ -44,7 +44,7 @@ class SweepRecord:
         about = {
             "id": identity,
             "experiment": experiment,
-            "created": time.time_ns() // 1_000_000,
+            "created": now(),
             **asked,
         }
         write_json(directory / "sweep.json", about | provenance())

@@ -74,7 +74,7 @@ class Tracker:
     def __call__(self, record: Record, entries: list[Entry]) -> None:
         """A sink for a follower: bring MLflow up to these entries."""
         run = self._run(record, entries[0]["time"])
-        metrics = [metric for entry in entries for metric in _metrics(record, entry)]
+        metrics = [metric for entry in entries for metric in _metrics(entry)]
         if metrics:
             self._client.log_batch(run, metrics=metrics)
         for entry in entries:
@@ -125,7 +125,7 @@ class Tracker:
         self._client.set_terminated(run, _STATUS[status], entry["time"])
 
 
-def _metrics(record: Record, entry: Entry) -> list[Metric]:
+def _metrics(entry: Entry) -> list[Metric]:
     """An entry's numbers, at its epoch: all at one step, so that any can be drawn against any other."""
     time = entry["time"]
     if entry["kind"] == "epoch":
