@@ -3,6 +3,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 from conftest import REPOSITORY
 
@@ -13,7 +14,8 @@ def test_the_source_root_does_not_shadow_the_standard_library() -> None:
 
 
 def test_imports_point_one_way() -> None:
-    done = subprocess.run(["lint-imports"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    command = Path(sys.executable).with_name("lint-imports")  # the environment's own; it need not be activated
+    done = subprocess.run([command], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
