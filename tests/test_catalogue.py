@@ -13,7 +13,7 @@ from quench.training.schedules import Schedule
 FAMILIES: dict[type[Plugin], set[str]] = {
     Attack: {"pgd"},
     Dataset: {"cifar", "digits", "image_folder"},
-    Geometry: {"l2", "linf"},
+    Geometry: {"l1", "l2", "linf"},
     Method: {"fgsm_rs", "n_fgsm", "pgd", "standard"},
     Model: {"preact_resnet", "small_cnn"},
     Schedule: {"one_cycle", "piecewise"},

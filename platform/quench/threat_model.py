@@ -36,15 +36,12 @@ class ThreatModel:
         return self.clamp(x, self.norm.random_start(x, ratio * self.epsilon, rng))
 
     def step(self, gradient: Tensor, ratio: float) -> Tensor:
-        """The steepest-ascent step of length `ratio` x epsilon."""
-        return ratio * self.epsilon * self.norm.steepest(gradient)
+        """The norm's step uphill, of length `ratio` x epsilon."""
+        return self.norm.step(gradient, ratio * self.epsilon)
 
-    def project(self, x: Tensor, delta: Tensor) -> Tensor:
-        """`delta` brought into the ball, then x + delta into the box.
-
-        The second keeps the first: x is in the box, so clamping shrinks every component of delta.
-        """
-        return self.clamp(x, self.norm.project(delta, self.epsilon))
+    def project(self, x: Tensor, delta: Tensor, ratio: float = 1.0) -> Tensor:
+        """`delta` brought into the ball of radius `ratio` x epsilon, and x + delta into the box."""
+        return self.norm.project_into_box(delta, ratio * self.epsilon, -x, 1 - x)
 
     def clamp(self, x: Tensor, delta: Tensor) -> Tensor:
         """`delta` cut so that x + delta is in the box; its norm is left alone."""

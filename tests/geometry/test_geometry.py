@@ -13,6 +13,8 @@ from torch import Generator, Tensor
 
 from quench.catalogue import members, name_of
 from quench.geometry import Geometry
+from quench.geometry.l1 import L1
+from quench.geometry.linf import Linf
 
 NORMS = [member() for member in members(Geometry).values()]
 DUAL_ORDER = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
@@ -88,6 +90,53 @@ def test_steepest_of_a_zero_gradient_is_zero(norm: Geometry) -> None:
 
 
 @every_norm
+@given(gradient=perturbations, length=radii)
+def test_a_step_is_no_longer_than_asked_and_goes_uphill(norm: Geometry, gradient: Tensor, length: float) -> None:
+    step = norm.step(gradient, length)
+    assert (norm.norm(step) <= length * (1 + 1e-12)).all()
+    assert ((gradient * step).flatten(1).sum(1) >= 0).all()
+
+
+@every_norm
+@given(delta=perturbations, radius=radii, seed=st.integers(0, 2**31))
+def test_project_into_box_ends_in_ball_and_box(norm: Geometry, delta: Tensor, radius: float, seed: int) -> None:
+    x = torch.rand(delta.shape, generator=rng(seed), dtype=delta.dtype)
+    x[:, 0, 0] = x[:, 0, 0].round()  # pixels at the box's border too
+    once = norm.project_into_box(delta, radius, -x, 1 - x)
+    assert (norm.norm(once) <= radius * (1 + 1e-12)).all()
+    assert ((once >= -x) & (once <= 1 - x)).all()
+    torch.testing.assert_close(norm.project_into_box(once, radius, -x, 1 - x), once, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", [Linf(), L1()], ids=name_of)
+@given(delta=perturbations, radius=radii, seed=st.integers(0, 2**31))
+def test_project_into_box_is_the_nearest_point(norm: Geometry, delta: Tensor, radius: float, seed: int) -> None:
+    """As in `test_project_is_the_nearest_point`, over ball and box together."""
+    x = torch.rand(delta.shape, generator=rng(seed), dtype=delta.dtype)
+    nearest = norm.project_into_box(delta, radius, -x, 1 - x)
+    other = norm.random_start(delta, radius, rng(seed + 1)).clamp(-x, 1 - x)
+    for inside in (other, norm.project_into_box(delta + other, radius, -x, 1 - x)):
+        inner = ((delta - nearest) * (inside - nearest)).flatten(1).sum(1)
+        assert (inner <= 1e-9 * (1 + delta.abs().max() ** 2)).all()
+
+
+def test_l1_projection_known_answers() -> None:
+    delta = torch.tensor([[3.0, 1.0, 0.0], [3.0, 1.0, 0.0], [-0.2, 0.1, 0.3], [-4.0, 4.0, 0.0]])
+    expected = torch.tensor([[2.0, 0.0, 0.0], [1.5, 0.5, 0.0], [-0.2, 0.1, 0.3], [-1.0, 1.0, 0.0]])
+    high = torch.tensor([[9.0], [1.5], [9.0], [9.0]]).expand(4, 3)
+    torch.testing.assert_close(L1().project_into_box(delta, 2.0, -high, high), expected)
+
+
+def test_l1_steps_change_the_asked_share_of_the_pixels() -> None:
+    gradient = torch.randn(4, 3, 8, 8, generator=rng())
+    for density, pixels in ((0.0, 1), (0.05, 10), (1.0, 192)):
+        step = L1(density=density).step(gradient, 2.0)
+        assert (step != 0).flatten(1).sum(1).tolist() == [pixels] * 4
+        torch.testing.assert_close(L1().norm(step), torch.full((4,), 2.0))
+    assert torch.equal(L1(density=0.0).step(gradient, 1.0), L1().steepest(gradient))
+
+
+@every_norm
 @given(radius=radii, seed=st.integers(0, 2**31))
 def test_random_start_is_in_the_ball_and_follows_its_generator(norm: Geometry, radius: float, seed: int) -> None:
     like = torch.zeros(5, 3, 4, 4, dtype=torch.float64)
@@ -110,3 +159,13 @@ def test_l2_start_has_uniform_length_and_direction() -> None:
     # One coordinate of a uniform direction in 4 dimensions: (1 + c) / 2 is Beta(3/2, 3/2).
     coordinate = l2.steepest(start).flatten(1)[:, 0]
     assert stats.kstest(((1 + coordinate) / 2).numpy(), stats.beta(1.5, 1.5).cdf).pvalue > 1e-3
+
+
+def test_l1_start_has_uniform_length_and_direction() -> None:
+    start = L1().random_start(torch.zeros(4000, 1, 1, 3), 2.0, rng())
+    length = L1().norm(start)
+    assert stats.kstest(length.numpy(), stats.uniform(0, 2).cdf).pvalue > 1e-3
+    # One coordinate's share of a uniform point of the simplex in 3 dimensions is Beta(1, 2).
+    share = (start.abs().flatten(1) / length[:, None])[:, 0]
+    assert stats.kstest(share.numpy(), stats.beta(1, 2).cdf).pvalue > 1e-3
+    assert start.sign().mean() == pytest.approx(0, abs=0.03)

@@ -39,3 +39,20 @@ class Geometry(Plugin):
     @abstractmethod
     def project(self, delta: Tensor, radius: float) -> Tensor:
         """The point of the ball of `radius` nearest to `delta`."""
+
+    def step(self, gradient: Tensor, length: float) -> Tensor:
+        """A step of `length` uphill: along `steepest`, unless that makes a poor step in this norm."""
+        return length * self.steepest(gradient)
+
+    def project_into_box(self, delta: Tensor, radius: float, low: Tensor, high: Tensor) -> Tensor:
+        """`delta` brought into the ball, then between `low` and `high` (shaped like it; low <= 0 <= high).
+
+        The second keeps the first: it moves every component towards zero. What comes out is the
+        nearest point of both in l-infinity; in l2 a near one, as is the field's habit.
+        """
+        return self.project(delta, radius).clamp(low, high)
+
+
+def per_example(values: Tensor, like: Tensor) -> Tensor:
+    """`(N,)` -> `(N, 1, ..., 1)`, to scale the examples of `like`."""
+    return values.view(-1, *[1] * (like.dim() - 1))

@@ -7,12 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from quench.geometry import Geometry
-
-
-def _per_example(values: Tensor, like: Tensor) -> Tensor:
-    """`(N,)` -> `(N, 1, ..., 1)`, to scale the examples of `like`."""
-    return values.view(-1, *[1] * (like.dim() - 1))
+from quench.geometry import Geometry, per_example
 
 
 @dataclass(frozen=True)
@@ -29,14 +24,14 @@ class L2(Geometry):
         """
         normal = torch.empty_like(like).normal_(generator=rng)
         length = torch.empty(len(like), dtype=like.dtype, device=like.device).uniform_(0, radius, generator=rng)
-        return self.steepest(normal) * _per_example(length, like)
+        return self.steepest(normal) * per_example(length, like)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         # Divided by its largest entry first: the squares of a confident example's gradient underflow.
         tiny = torch.finfo(gradient.dtype).tiny
         peak = gradient.abs().flatten(1).amax(1).clamp_min(tiny)
-        scaled = gradient / _per_example(peak, gradient)
-        return scaled / _per_example(self.norm(scaled).clamp_min(tiny), gradient)
+        scaled = gradient / per_example(peak, gradient)
+        return scaled / per_example(self.norm(scaled).clamp_min(tiny), gradient)
 
     def project(self, delta: Tensor, radius: float) -> Tensor:
-        return delta * _per_example((radius / self.norm(delta)).clamp(max=1), delta)
+        return delta * per_example((radius / self.norm(delta)).clamp(max=1), delta)
