@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +27,17 @@ class Attack(Plugin):
 
 
 def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The gradient of each example's cross-entropy with respect to its pixels: shape of `x`.
+    """The gradient of each example's cross-entropy with respect to its pixels: shape of `x`."""
+    return ascent_gradient(model, x, lambda logits: F.cross_entropy(logits, y, reduction="none"))[0]
 
-    The loss is summed, not averaged, so that an example's gradient does not depend on the batch's
+
+def ascent_gradient(model: nn.Module, x: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """The gradient of `objective(model(x))`, `(N,)`, with respect to the pixels, shape of `x`; and its values.
+
+    The values are summed, not averaged, so that an example's gradient does not depend on the batch's
     size. Weights get no gradient: this costs two forward passes' worth, not three.
     """
     pixels = x.detach().requires_grad_()
     with torch.enable_grad():
-        loss = F.cross_entropy(model(pixels), y, reduction="sum")
-    return torch.autograd.grad(loss, pixels)[0]
+        values = objective(model(pixels))
+        return torch.autograd.grad(values.sum(), pixels)[0], values.detach()

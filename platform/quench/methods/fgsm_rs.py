@@ -35,4 +35,4 @@ class FGSMRS(Method):
         x, y = batch.x, batch.y
         eta = threat.random_start(x, context.rng)
         step = threat.step(context.gradient(model, x + eta, y), self.step_ratio)
-        yield context.loss(model(x + threat.project(x, eta + step)), y)
+        yield context.loss(context.forward(model, x + threat.project(x, eta + step)), y)

@@ -21,8 +21,8 @@ class NFGSM(Method):
     ball: noise that may leave the ball, and stays in the image that is trained on. x + delta is
     kept in the pixel box. An update costs 5 forward passes' worth of work.
 
-    The paper treats l-infinity. In l2 we take the same form with eta a random direction of length
-    U[0, noise_ratio epsilon].
+    The paper treats l-infinity. In l2 and l1 we take the same form with eta a random direction of
+    length U[0, noise_ratio epsilon].
     """
 
     noise_ratio: float = 2.0
@@ -38,4 +38,4 @@ class NFGSM(Method):
         x, y = batch.x, batch.y
         eta = threat.random_start(x, context.rng, ratio=self.noise_ratio)
         step = threat.step(context.gradient(model, x + eta, y), self.step_ratio)
-        yield context.loss(model(x + threat.clamp(x, eta + step)), y)
+        yield context.loss(context.forward(model, x + threat.clamp(x, eta + step)), y)

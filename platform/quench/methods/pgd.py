@@ -35,4 +35,4 @@ class PGDTraining(Method):
         delta = threat.random_start(x, context.rng)
         ratio = self.step_ratio or usual_step_ratio(self.steps)
         delta = ascend(lambda at: context.gradient(model, at, y), x, delta, threat, self.steps, ratio)
-        yield context.loss(model(x + delta), y)
+        yield context.loss(context.forward(model, x + delta), y)

@@ -1,0 +1,68 @@
+"""Training on clean images, and on a batch whose logits an attack cannot shift together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from quench.catalogue import name_of
+from quench.context import crafting
+from quench.datasets import Batch
+from quench.errors import require
+from quench.methods import Context, Method
+from quench.threat_model import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class NuAT(Method):
+    """Nuclear-norm adversarial training (Sriramanan et al., NeurIPS 2021).
+
+    CE(f(x), y) + lambda ||f(x + delta) - f(x)||_* / N, the nuclear norm of the batch's N x classes matrix;
+    delta = P(eta + epsilon steepest(g)) where eta is +-`start_ratio` epsilon by fair coins, and g
+    the gradient of the cross-entropy and, on every other batch, of the nuclear term too. lambda
+    grows from 0 to `weight` over 90 % of the run. The paper crafts in eval mode:
+    `crafting_statistics = "running"`. An update costs 8 to 9 forward passes' worth of work.
+    In l2 and l1 the start is a random point of the ball of that radius. The norm of N x classes grows
+    like the root of N: `weight` belongs to batches of 64.
+    """
+
+    weight: float = 4.5
+    """lambda at its highest"""
+    start_ratio: float = 0.5
+    """size of the start as a ratio of epsilon"""
+    step_ratio: float = 1.0
+    """size of the step as a ratio of epsilon"""
+
+    def __post_init__(self) -> None:
+        require(self.weight >= 0, "weight", self.weight, "must be 0 or above")
+        require(self.start_ratio >= 0, "start_ratio", self.start_ratio, "must be 0 or above")
+        require(self.step_ratio > 0, "step_ratio", self.step_ratio, "must be above 0")
+
+    def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
+        x, y = batch.x, batch.y
+        weight = self.weight * min(context.progress / 0.9, 1)
+        eta = threat.norm.random_start(x, self.start_ratio * threat.epsilon, context.rng)
+        if name_of(threat.norm) == "linf":
+            eta = self.start_ratio * threat.epsilon * eta.sign()
+        eta = threat.clamp(x, eta)
+        also_nuclear = context.number % 2 == 1
+        with crafting(model, context.statistics) as bare, torch.no_grad():
+            clean = bare(x) if also_nuclear else torch.empty(0)
+
+        def objective(logits: Tensor) -> Tensor:
+            losses = context.losses(logits, y)
+            return losses + weight * _nuclear(logits - clean) / len(y) if also_nuclear else losses
+
+        step = threat.step(context.gradient(model, x + eta, y, objective), self.step_ratio)
+        adversarial = model(x + threat.project(x, eta + step))
+        context.loss(adversarial, y)
+        clean = model(x)
+        yield context.losses(clean, y).mean() + weight * _nuclear(adversarial - clean) / len(y)
+
+
+def _nuclear(logits: Tensor) -> Tensor:
+    """The sum of the singular values of `(N, classes)`."""
+    return torch.linalg.matrix_norm(logits.float(), ord="nuc")

@@ -1,0 +1,54 @@
+"""Training on one gradient step, as long as the loss is straight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from quench.datasets import Batch
+from quench.errors import require
+from quench.methods import Context, Method
+from quench.threat_model import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class SORA(Method):
+    """SORA (ICML 2026, arXiv 2606.00738): the step follows the linearity kappa seen in the last updates.
+
+    delta = eta + alpha u * steepest(grad loss(x + eta)), eta random in the ball, u uniform in [0, 1] for
+    each pixel, no projection onto the ball, x + delta in the pixel box. `Context.observe` measures kappa
+    of each update from gradients that are there anyway; with k its moving average,
+
+        alpha = step_ratio epsilon min(1, tolerance / (1 - k)).
+
+    An update costs 5 forward passes' worth of work. In l1 start and step are the norm's, which the paper does
+    not treat. On several workers each follows the linearity of its own share.
+    """
+
+    step_ratio: float = 2.0
+    """alpha at its longest, as a ratio of epsilon"""
+    tolerance: float = 0.02
+    """1 - kappa up to which the step is not shortened"""
+    memory: float = 0.95
+    """weight of the past in the moving average of kappa"""
+
+    def __post_init__(self) -> None:
+        require(self.step_ratio > 0, "step_ratio", self.step_ratio, "must be above 0")
+        require(self.tolerance > 0, "tolerance", self.tolerance, "must be above 0")
+        require(0 <= self.memory < 1, "memory", self.memory, "must be from 0 to below 1")
+
+    def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
+        x, y = batch.x, batch.y
+        linearity = context.memory.get("linearity", torch.tensor(0.99, device=x.device))
+        shorter = (self.tolerance / (1 - linearity).clamp_min(1e-6)).clamp_max(1)
+        eta = threat.random_start(x, context.rng)
+        step = threat.step(context.gradient(model, x + eta, y), self.step_ratio)
+        share = torch.empty_like(x).uniform_(generator=context.rng)
+        delta = threat.clamp(x, eta + shorter * share * step)
+        yield context.loss(context.forward(model, x + delta), y)
+        if context.linearity is not None:
+            linearity = self.memory * linearity + (1 - self.memory) * context.linearity
+        context.memory["linearity"] = linearity
