@@ -15,6 +15,7 @@ from quench.datasets.cifar import Cifar
 from quench.geometry.linf import Linf
 from quench.methods.n_fgsm import NFGSM
 from quench.models.preact_resnet import PreActResNet
+from quench.training.budgets.epochs import Epochs
 from quench.training.recipe import SGD, Augmentation
 from quench.training.schedules.one_cycle import OneCycle
 
@@ -23,7 +24,7 @@ RECIPE = Recipe(
     model=PreActResNet(),
     threat=ThreatModel(norm=Linf(), epsilon=8 / 255),
     method=NFGSM(noise_ratio=2.0, step_ratio=1.0),
-    epochs=30,
+    budget=Epochs(30),
     batch_size=128,
     optimizer=SGD(lr=0.2, weight_decay=5e-4),
     schedule=OneCycle(peak=0.5),

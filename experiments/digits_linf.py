@@ -14,6 +14,7 @@ from quench.datasets.digits import Digits
 from quench.geometry.linf import Linf
 from quench.methods.n_fgsm import NFGSM
 from quench.models.small_cnn import SmallCNN
+from quench.training.budgets.epochs import Epochs
 from quench.training.recipe import SGD
 
 RECIPE = Recipe(
@@ -21,7 +22,7 @@ RECIPE = Recipe(
     model=SmallCNN(widths=(32, 64, 64)),
     threat=ThreatModel(norm=Linf(), epsilon=0.15),
     method=NFGSM(),
-    epochs=30,
+    budget=Epochs(30),
     batch_size=64,
     optimizer=SGD(lr=0.2),
     validation=150,

@@ -21,6 +21,7 @@ from quench.geometry.linf import Linf
 from quench.methods.n_fgsm import NFGSM
 from quench.models.small_cnn import SmallCNN
 from quench.threat_model import ThreatModel
+from quench.training.budgets.epochs import Epochs
 from quench.training.recipe import SGD, Recipe
 
 settings.register_profile("quench", deadline=None, max_examples=60, derandomize=True)
@@ -43,7 +44,7 @@ def tiny_recipe() -> Recipe:
         model=SmallCNN(widths=(8, 8)),
         threat=ThreatModel(norm=Linf(), epsilon=0.1),
         method=NFGSM(),
-        epochs=2,
+        budget=Epochs(2),
         batch_size=128,
         optimizer=SGD(lr=0.1),
         validation=100,

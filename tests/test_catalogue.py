@@ -8,13 +8,31 @@ from quench.datasets import Dataset
 from quench.geometry import Geometry
 from quench.methods import Method
 from quench.models import Model
+from quench.training.budgets import Budget
 from quench.training.schedules import Schedule
 
 FAMILIES: dict[type[Plugin], set[str]] = {
     Attack: {"pgd"},
     Dataset: {"cifar", "digits", "image_folder"},
     Geometry: {"l1", "l2", "linf"},
-    Method: {"fgsm_rs", "n_fgsm", "pgd", "standard"},
+    Budget: {"epochs", "seconds"},
+    Method: {
+        "aaer",
+        "elle",
+        "fast_eg_l1",
+        "fgsm",
+        "fgsm_pgi",
+        "fgsm_rs",
+        "free",
+        "grad_align",
+        "liet",
+        "n_fgsm",
+        "nuat",
+        "pgd",
+        "sora",
+        "standard",
+        "trades",
+    },
     Model: {"preact_resnet", "small_cnn"},
     Schedule: {"one_cycle", "piecewise"},
 }

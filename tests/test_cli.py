@@ -43,8 +43,8 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (("train", DIGITS, "--workers", "two"), r"workers.*two"),
         (("train", DIGITS, "--batch_size", "5000"), r"batch_size = 5000: must be at most the 1197 training images"),
         (("train", DIGITS, "--validation", "5000"), r"validation = 5000: must be from 1 to 1346"),
-        (("train", DIGITS, "--epochs"), r"--epochs needs a value"),
-        (("train", DIGITS, "--epochs", "--threat.epsilon", "0.1"), r"--epochs needs a value"),
+        (("train", DIGITS, "--budget.epochs"), r"--budget.epochs needs a value"),
+        (("train", DIGITS, "--budget.epochs", "--threat.epsilon", "0.1"), r"--budget.epochs needs a value"),
         (("train", DIGITS, "--threat", "l2"), r"threat = 'l2': has fields of its own, .*: norm, epsilon"),
         (("train", DIGITS, "--augmentation.padding", "8"), r"augmentation\.padding = 8: must be below the images' side, 8"),
         (("train", DIGITS.replace("linf", "lnif")), r"experiment = .*no such file; did you mean '.*digits_linf\.py'"),
@@ -101,7 +101,7 @@ def test_help_lists_the_fields_of_an_experiment(capsys: pytest.CaptureFixture[st
 
 def test_train_then_evaluate(tmp_path: Path) -> None:
     storage = tmp_path / "runs"
-    done = quench("train", DIGITS, "--epochs", "3", "--threat.epsilon", "0.1", "--storage", storage)
+    done = quench("train", DIGITS, "--budget.epochs", "3", "--threat.epsilon", "0.1", "--storage", storage)
     assert done.returncode == 0, done.stderr
     assert "linf 0.1 n_fgsm s=0: 450 test images, 95 % intervals: clean" in done.stdout
     assert f"quench ui --storage {storage}" in done.stdout
@@ -122,7 +122,7 @@ def test_train_then_evaluate(tmp_path: Path) -> None:
 
 def test_interrupted_then_resumed(tmp_path: Path) -> None:
     """Ctrl-C, and on from the last checkpoint."""
-    words = [PROGRAM, "train", DIGITS, "--epochs", "60", "--storage", str(tmp_path)]
+    words = [PROGRAM, "train", DIGITS, "--budget.epochs", "60", "--storage", str(tmp_path)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         while not any(record.entries("epoch") for record in map(Record, tmp_path.glob("digits*"))):
             time.sleep(0.05)
@@ -141,14 +141,14 @@ def test_interrupted_then_resumed(tmp_path: Path) -> None:
 
 
 def test_a_run_that_diverges_exits_with_1(tmp_path: Path) -> None:
-    words = ("--optimizer.lr", "1e18", "--optimizer.nesterov", "false", "--epochs", "3", "--storage", tmp_path)
+    words = ("--optimizer.lr", "1e18", "--optimizer.nesterov", "false", "--budget.epochs", "3", "--storage", tmp_path)
     done = quench("train", DIGITS, *words)
     assert done.returncode == 1
     assert "failed: FloatingPointError: training diverged" in done.stdout
 
 
 def test_an_unreachable_tracking_server_costs_nothing(tmp_path: Path) -> None:
-    words = ("--epochs", "2", "--storage", tmp_path, "--tracking-uri", "http://127.0.0.1:9")
+    words = ("--budget.epochs", "2", "--storage", tmp_path, "--tracking-uri", "http://127.0.0.1:9")
     done = quench("train", DIGITS, *words)
     assert done.returncode == 0, done.stderr
     assert "MLflow could not be written" in done.stdout

@@ -30,7 +30,7 @@ def test_the_demo_is_what_it_says() -> None:
             (t.configuration, t.recipe.seed) for t in found if str(t.recipe.threat) == threat and t.recipe.workers == 1
         ]
         assert sorted(methods) == sorted((m, s) for m in ("standard", "fgsm_rs", "n_fgsm", "pgd") for s in (0, 1, 2))
-        assert len({(t.recipe.model, t.recipe.epochs) for t in found}) == 1, "same network and epochs"
+        assert len({(t.recipe.model, t.recipe.budget) for t in found}) == 1, "same network and epochs"
     assert any(t.recipe.workers == 2 for t in found)
 
 

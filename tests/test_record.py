@@ -17,6 +17,7 @@ import torch
 from quench import trial
 from quench.errors import UserError
 from quench.record import Record
+from quench.training.budgets.epochs import Epochs
 from quench.training.recipe import SGD, Recipe
 
 CPU = torch.device("cpu")
@@ -75,7 +76,7 @@ def _slowly(directory: Path) -> None:
 
 @pytest.mark.parametrize("pause", [0.0, 0.03])
 def test_killed_and_run_again_every_epoch_is_there_once(tmp_path: Path, recipe: Recipe, pause: float) -> None:
-    recipe = replace(recipe, epochs=6)
+    recipe = replace(recipe, budget=Epochs(6))
     record = Record.create(tmp_path / "run", recipe, experiment="test", configuration="n_fgsm")
     process = mp.get_context("spawn").Process(target=_slowly, args=(record.directory,))
     process.start()
@@ -109,7 +110,9 @@ def test_a_crash_between_checkpoint_and_log_leaves_no_hole(record: Record) -> No
 
 
 def test_the_best_checkpoint_is_of_the_best_epoch(tmp_path: Path, recipe: Recipe) -> None:
-    record = Record.create(tmp_path / "run", replace(recipe, epochs=5), experiment="test", configuration="n_fgsm")
+    record = Record.create(
+        tmp_path / "run", replace(recipe, budget=Epochs(5)), experiment="test", configuration="n_fgsm"
+    )
     carry_out(record)
     robust = [entry["metrics"]["robust_accuracy"] for entry in record.entries("epoch")]
     assert record.checkpoint("best")["epoch"] == 1 + robust.index(max(robust))

@@ -23,7 +23,12 @@ from quench.storage import SweepRecord
 if TYPE_CHECKING:
     from quench.tracking import Tracker
 
-_EXIT_CODES: Mapping[Status, int] = {"finished": 0, "failed": 1, "interrupted": 130}
+_EXIT_CODES: Mapping[Status, int] = {
+    "finished": 0,
+    "catastrophic_overfitting": 1,
+    "failed": 1,
+    "interrupted": 130,
+}
 
 
 def carry_out_run(arguments: Namespace, record: Record) -> int:

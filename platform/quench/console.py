@@ -27,6 +27,7 @@ _STYLES: dict[Status, str] = {
     "running": "bold",
     "stopped": "yellow",
     "interrupted": "yellow",
+    "catastrophic_overfitting": "magenta",
     "failed": "red",
     "waiting": "dim",
 }
@@ -65,10 +66,10 @@ class _Row:
             name_of(recipe.method),
             name_of(recipe.threat.norm),
             f"{recipe.threat.epsilon:.4g}",
-            f"{self.epoch}/{recipe.epochs}",
+            f"{self.epoch}/{recipe.budget.amount:g}" if recipe.budget.measure == "epoch" else f"{self.epoch}",
             _percent(self.clean),
             _percent(self.robust),
-            f"{self.train_seconds:.1f}",
+            f"{self.train_seconds:.1f}" + (f"/{recipe.budget.amount:g}" if recipe.budget.measure != "epoch" else ""),
             f"{self.status}: {self.reason}" if self.reason else self.status,
         ]
 

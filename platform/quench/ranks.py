@@ -29,6 +29,11 @@ class Ranks:
             dist.all_reduce(value)
         return value
 
+    def wait(self) -> None:
+        """Until all workers are here."""
+        if self.size > 1:
+            dist.barrier()
+
     def average_(self, values: Iterable[Tensor]) -> None:
         """Each tensor replaced by its mean over the workers."""
         for value in values:

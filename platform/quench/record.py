@@ -18,7 +18,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,9 +31,9 @@ from quench.errors import UserError, one_line
 from quench.training.loop import EpochReport
 from quench.training.recipe import Recipe
 
-Status = Literal["waiting", "running", "finished", "stopped", "interrupted", "failed"]
-"""stopped is a scheduler's decision, and final; interrupted and failed runs can be resumed"""
-ENDED: frozenset[Status] = frozenset({"finished", "stopped", "interrupted", "failed"})
+Status = Literal["waiting", "running", "finished", "stopped", "catastrophic_overfitting", "interrupted", "failed"]
+"""stopped is a scheduler's decision; interrupted and failed runs can be resumed, the others that ended are final"""
+ENDED: frozenset[Status] = frozenset({"finished", "stopped", "catastrophic_overfitting", "interrupted", "failed"})
 Entry = dict[str, Any]
 Checkpoint = Literal["last", "best"]
 
@@ -109,7 +109,7 @@ class Record:
     @property
     def unfinished(self) -> bool:
         """Whether there is something left to resume."""
-        return self.status not in ("finished", "stopped")
+        return self.status not in ("finished", "stopped", "catastrophic_overfitting")
 
     def settle(self, status: Status, reason: str) -> None:
         """Say how the run ended, unless it has said so itself."""
@@ -121,9 +121,10 @@ class Record:
 
         Whatever moment the process dies in, `resume` finds every epoch once.
         """
-        content = {"recipe": json.dumps(self.about["recipe"]), "report": report.metrics(), **state}
+        entry = {"metrics": report.metrics(), "events": [asdict(event) for event in report.events]}
+        content = {"recipe": json.dumps(self.about["recipe"]), "report": entry, **state}
         _replace(self.directory / "last.pt", lambda path: torch.save(content, path))
-        self._enter(report.metrics())
+        self._enter(entry)
 
     def resume(self) -> dict[str, Any] | None:
         """The latest checkpoint, after what a crash may have cut off behind it has been made good."""
@@ -135,12 +136,13 @@ class Record:
             self._enter(saved["report"])
         return saved
 
-    def _enter(self, metrics: dict[str, float]) -> None:
+    def _enter(self, report: Entry) -> None:
         """`best.pt` if the epoch in `last.pt` is the best so far, then the epoch's entry."""
+        metrics = report["metrics"]
         best = max((entry["metrics"]["robust_accuracy"] for entry in self.entries("epoch")), default=-1.0)
         if metrics["robust_accuracy"] > best:
             _replace(self.directory / "best.pt", lambda path: shutil.copyfile(self.directory / "last.pt", path))
-        self.append("epoch", epoch=int(metrics["epoch"]), metrics=metrics)
+        self.append("epoch", epoch=int(metrics["epoch"]), **report)
 
     def checkpoint(self, which: Checkpoint) -> dict[str, Any]:
         """A checkpoint's content, on the CPU. Raises `UserError` if it is not there, damaged or of another recipe."""

@@ -37,7 +37,13 @@ from quench.mlflow_view import VIEW, view_tag
 from quench.record import Entry, Record, Status
 from quench.storage import SweepRecord
 
-_STATUS: dict[Status, str] = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
+_STATUS: dict[Status, str] = {
+    "finished": "FINISHED",
+    "stopped": "KILLED",
+    "interrupted": "KILLED",
+    "catastrophic_overfitting": "FAILED",
+    "failed": "FAILED",
+}
 
 
 def default_uri(storage: Path) -> str:
@@ -77,6 +83,13 @@ class Tracker:
         metrics = [metric for entry in entries for metric in _metrics(entry)]
         if metrics:
             self._client.log_batch(run, metrics=metrics)
+        events = {
+            f"quench.overfitting.update_{event['update']}": json.dumps(event)[:5000]
+            for entry in entries
+            for event in entry.get("events", ())
+        }
+        if events:
+            self._client.log_batch(run, tags=[RunTag(key, value) for key, value in events.items()])
         for entry in entries:
             if entry["kind"] == "status":
                 self._set_status(record, run, entry)

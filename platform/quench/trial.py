@@ -20,15 +20,17 @@ from quench.record import Checkpoint, Record
 from quench.threat_model import ThreatModel
 from quench.training.batches import JUDGEMENT, generator
 from quench.training.loop import EpochReport, fit
+from quench.training.overfitting import CatastrophicOverfitting
 from quench.training.recipe import Recipe
 from quench.training.state import TrainState
 
 
 def run(record: Record, device: torch.device) -> Iterator[EpochReport]:
-    """Train to the recipe's last epoch and judge the result on the test images.
+    """Train until the recipe's budget is spent and judge the result on the test images.
 
     Every rank calls this; rank 0 writes the record. An epoch's report is yielded once it is on
-    disk. A run that diverges ends as failed; any other exception is recorded and raised.
+    disk. A run that diverges ends as failed, one that its guard gives up, or that ends collapsed, as
+    catastrophic_overfitting; any other exception is recorded and raised.
     """
     ranks, recipe = Ranks.current(), record.recipe
     write = ranks.rank == 0
@@ -40,16 +42,24 @@ def run(record: Record, device: torch.device) -> Iterator[EpochReport]:
             state.load_state_dict(saved)
         if write:
             record.append("status", status="running", epoch=state.epoch, machine=machine(device), workers=ranks.size)
-        for report in fit(state, recipe, data, ranks):
-            if write:
-                record.report(report, state.state_dict())
-            yield report
+        status, reason, which = "finished", "", recipe.keep
+        try:
+            for report in fit(state, recipe, data, ranks):
+                if write:
+                    record.report(report, state.state_dict())
+                yield report
+        except CatastrophicOverfitting as error:
+            status, reason = "catastrophic_overfitting", str(error)
+            which = "last" if recipe.guard.action == "record" else "best"  # a guard that ends a run saves what was good
+        ranks.wait()  # until the best checkpoint is on disk
+        if which == "best":
+            state.load_state_dict(record.checkpoint("best"))
         if not any(entry["final"] for entry in record.entries("evaluation")):
             judged = judge(state, recipe, data, recipe.evaluation, recipe.threat, ranks)
             if write:
-                enter_evaluation(record, judged, recipe.evaluation, state.epoch, "last", final=True)
+                enter_evaluation(record, judged, recipe.evaluation, state.epoch, which, final=True)
         if write:
-            record.append("status", status="finished")
+            record.append("status", status=status, reason=reason)
     except GeneratorExit:
         raise
     except BaseException as error:

@@ -109,13 +109,14 @@ def test_the_quickstart_notebook_runs_on_it(real_sweep: RealSweep, monkeypatch: 
 def write_sweep(folder: Path, definition: str) -> Path:
     file = folder / "tiny.py"
     head = "from dataclasses import replace\nfrom conftest import tiny_recipe\nfrom quench import Choice, Sweep\n"
+    head += "from quench.training.budgets.epochs import Epochs\n"
     file.write_text(f"import sys\nsys.path.insert(0, {str(REPOSITORY / 'tests')!r})\n{head}{definition}")
     return file
 
 
 def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     """kill -9 of a trial's process, and of one of two data-parallel workers."""
-    definition = "RECIPE = replace(tiny_recipe(), epochs=40)\nSWEEP = Sweep(space={'workers': Choice(1, 2)})\n"
+    definition = "RECIPE = replace(tiny_recipe(), budget=Epochs(40))\nSWEEP = Sweep(space={'workers': Choice(1, 2)})\n"
     command = [PROGRAM, "sweep", str(write_sweep(tmp_path, definition)), "--storage", str(tmp_path / "runs")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         killed: dict[str, int] = {}
@@ -142,7 +143,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 def test_asha_stops_what_lags_within_its_threat_model(tmp_path: Path) -> None:
     """Learning rates that do not learn are stopped; the stronger adversary's trials are not, for that alone."""
     definition = (
-        "RECIPE = replace(tiny_recipe(), epochs=8)\n"
+        "RECIPE = replace(tiny_recipe(), budget=Epochs(8))\n"
         "SWEEP = Sweep(space={'optimizer.lr': Choice(0.1, 1e-6, 1e-7), 'threat.epsilon': Choice(0.05, 0.3)},"
         " scheduler='asha')\n"
     )
@@ -162,7 +163,9 @@ def test_asha_stops_what_lags_within_its_threat_model(tmp_path: Path) -> None:
 
 def test_an_interrupted_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
     """Ctrl-C ends all of it, and `quench resume` carries out what is left, once."""
-    definition = "RECIPE = replace(tiny_recipe(), epochs=30)\nSWEEP = Sweep(space={'seed': Choice(*range(6))})\n"
+    definition = (
+        "RECIPE = replace(tiny_recipe(), budget=Epochs(30))\nSWEEP = Sweep(space={'seed': Choice(*range(6))})\n"
+    )
     command = [PROGRAM, "sweep", str(write_sweep(tmp_path, definition)), "--storage", str(tmp_path / "runs")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         while not any(Record(p.parent).status == "finished" for p in (tmp_path / "runs").glob("tiny-*/*/recipe.json")):

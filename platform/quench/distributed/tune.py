@@ -16,6 +16,7 @@ from quench import trial
 from quench.distributed.cluster import Cluster
 from quench.distributed.train import train_data_parallel
 from quench.record import Record
+from quench.training.budgets import Budget
 
 METRIC = "robust_accuracy"
 
@@ -111,19 +112,19 @@ class _AshaPerThreat(FIFOScheduler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._races: dict[tuple[str, int], ASHAScheduler] = {}
+        self._races: dict[tuple[str, Budget], ASHAScheduler] = {}
 
     def _race(self, trial: Trial) -> ASHAScheduler:
-        """The race of the trial's threat model and number of epochs."""
+        """The race of the trial's threat model and budget."""
         recipe = _record(trial).recipe
-        key = str(recipe.threat), recipe.epochs
+        key = str(recipe.threat), recipe.budget
         if key not in self._races:
             self._races[key] = ASHAScheduler(
-                time_attr="epoch",
+                time_attr=recipe.budget.measure,
                 metric=METRIC,
                 mode="max",
-                max_t=recipe.epochs,
-                grace_period=max(recipe.epochs // 8, 1),
+                max_t=recipe.budget.amount,  # pyright: ignore[reportArgumentType] - any number will do
+                grace_period=max(recipe.budget.amount / 8, 1),  # pyright: ignore[reportArgumentType]
                 reduction_factor=2,
             )
         return self._races[key]
@@ -134,7 +135,8 @@ class _AshaPerThreat(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         decision = self._race(trial).on_trial_result(tune_controller, trial, result)
         # At its last epoch a trial is not stopped: it ends by itself, evaluation included.
-        return TrialScheduler.CONTINUE if result["epoch"] >= _record(trial).recipe.epochs else decision
+        budget = _record(trial).recipe.budget
+        return TrialScheduler.CONTINUE if result[budget.measure] >= budget.amount else decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         self._race(trial).on_trial_complete(tune_controller, trial, result)

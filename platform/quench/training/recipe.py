@@ -7,11 +7,16 @@ from typing import Literal
 
 from quench.attacks import Attack
 from quench.attacks.pgd import PGD
+from quench.catalogue import name_of
+from quench.context import Statistics
 from quench.datasets import Dataset
 from quench.errors import require
-from quench.methods import Method, Statistics
+from quench.methods import Method
 from quench.models import Model
 from quench.threat_model import ThreatModel
+from quench.training.budgets import Budget
+from quench.training.budgets.epochs import Epochs
+from quench.training.overfitting import Guard
 from quench.training.schedules import Schedule
 from quench.training.schedules.one_cycle import OneCycle
 
@@ -58,8 +63,8 @@ class Recipe:
     """adversary to be robust against, in training and in evaluation"""
     method: Method
     """training method"""
-    epochs: int = 30
-    """passes over the training images"""
+    budget: Budget = field(default_factory=Epochs)
+    """how long to train"""
     batch_size: int = 128
     """examples an update, over all workers"""
     optimizer: SGD = SGD()
@@ -70,6 +75,8 @@ class Recipe:
     """random shifts and flips of the training images"""
     label_smoothing: float = 0.0
     """share of the target spread over all classes"""
+    epsilon_warmup: float = 0.0
+    """share of the run over which training's epsilon grows to its full size; evaluation always has that"""
     averaging: float = 0.0
     """decay of the exponential moving average of weights that is evaluated and kept; 0 for none"""
     crafting_statistics: Statistics = "batch"
@@ -84,6 +91,12 @@ class Recipe:
     """training images held out to watch the run; the same ones for every seed"""
     probe: Attack = field(default_factory=lambda: PGD(steps=10))
     """attack on the held-out images after every epoch"""
+    guard: Guard = field(default_factory=Guard)
+    """against catastrophic overfitting"""
+    patience: int = 0
+    """epochs without a new best robust accuracy on the held-out images after which to stop; 0 for never"""
+    keep: Literal["last", "best"] = "last"
+    """weights to judge in the end: the last, or the most robust on the held-out images"""
     evaluation: Attack = field(default_factory=lambda: PGD(steps=50, restarts=10))
     """attack on the test images when the run is over"""
     workers: int = 1
@@ -92,7 +105,11 @@ class Recipe:
     """of weights, order, augmentation and perturbations"""
 
     def __post_init__(self) -> None:
-        require(self.epochs > 0, "epochs", self.epochs, "must be above 0")
+        norm, norms = name_of(self.threat.norm), self.method.norms
+        method = name_of(self.method)
+        require(norm in norms, "threat.norm", norm, f"the method {method} is defined in {', '.join(norms)} only")
+        require(self.method.compiles or not self.compile, "compile", self.compile, f"must be false for {method}")
+        self.guard.check(self.method)
         require(self.workers > 0, "workers", self.workers, "must be above 0")
         require(self.batch_size > 0, "batch_size", self.batch_size, "must be above 0")
         below = max(self.batch_size // self.workers, 1) * self.workers
@@ -100,6 +117,9 @@ class Recipe:
         allowed = f"must be a multiple of workers = {self.workers}; nearest: {near}"
         require(self.batch_size % self.workers == 0, "batch_size", self.batch_size, allowed)
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "must be from 0 to below 1")
+        allowed = "must be from 0 to 1"
+        require(0 <= self.epsilon_warmup <= 1, "epsilon_warmup", self.epsilon_warmup, allowed)
+        require(self.patience >= 0, "patience", self.patience, "must be 0 or above")
         require(0 <= self.averaging < 1, "averaging", self.averaging, "must be from 0 to below 1")
         require(self.validation > 0, "validation", self.validation, "must be above 0")
         require(self.seed >= 0, "seed", self.seed, "must be 0 or above")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from quench.datasets import ImageSpec
+from quench.training.clock import Clock
 from quench.training.recipe import Recipe
+
+_COUNTERS = ("epoch", "updates", "best_epoch", "best_accuracy", "alarms", "rollbacks")
 
 
 @dataclass
@@ -27,8 +31,23 @@ class TrainState:
     """epochs done"""
     updates: int = 0
     """optimizer updates done"""
-    train_seconds: float = 0.0
-    """the train clock: data, crafting, updates and compilation; no evaluation, checkpoint or tracking"""
+    best_epoch: int = 0
+    """the first epoch with `best_accuracy`"""
+    best_accuracy: float = -1.0
+    """highest robust accuracy on the held-out images so far"""
+    alarms: int = 0
+    """of the overfitting guard"""
+    rollbacks: int = 0
+    """how often the guard has gone back; each makes the method a little milder"""
+    clock: Clock = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.clock = Clock(self.device)
+
+    @property
+    def train_seconds(self) -> float:
+        """The train clock's reading."""
+        return self.clock.seconds
 
     @staticmethod
     def initial(recipe: Recipe, images: ImageSpec, device: torch.device) -> TrainState:
@@ -58,19 +77,38 @@ class TrainState:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only, so that it loads with `weights_only=True`."""
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "averaged": None if self.averaged is None else self.averaged.state_dict(),
-            "memory": self.memory,
-            "epoch": self.epoch,
-            "updates": self.updates,
+            **self._learned(),
+            **{name: getattr(self, name) for name in _COUNTERS},
             "train_seconds": self.train_seconds,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self._learn(saved)
+        for name in _COUNTERS:
+            setattr(self, name, saved[name])
+        self.clock.seconds = saved["train_seconds"]
+
+    def snapshot(self) -> dict[str, Any]:
+        """A copy, on the device, of what is learned, without the counters: see `go_back`."""
+        return deepcopy(self._learned())
+
+    def go_back(self, snapshot: dict[str, Any]) -> None:
+        """Weights, optimizer, average and memory as they were; epochs, updates and the clock go on."""
+        self._learn(deepcopy(snapshot))
+
+    def _learned(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "memory": self.memory,
+        }
+
+    def _learn(self, saved: dict[str, Any]) -> None:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.averaged is not None:
             self.averaged.load_state_dict(saved["averaged"])
-        self.memory = {name: value.to(self.device) for name, value in saved["memory"].items()}
-        self.epoch, self.updates, self.train_seconds = saved["epoch"], saved["updates"], saved["train_seconds"]
+        # The dictionary itself is shared with the method's context.
+        self.memory.clear()
+        self.memory.update({name: value.to(self.device) for name, value in saved["memory"].items()})

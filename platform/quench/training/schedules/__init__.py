@@ -12,4 +12,4 @@ class Schedule(Plugin):
 
     @abstractmethod
     def __call__(self, progress: float) -> float:
-        """The factor on the peak learning rate, in [0, 1], at `progress` in [0, 1)."""
+        """The factor on the peak learning rate, in [0, 1], at `progress` in [0, 1]."""

@@ -1,0 +1,61 @@
+"""The train clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from quench.ranks import Ranks
+
+
+class Clock:
+    """Counts what training needs: data, crafting, updates, compilation, watching over it; and nothing else."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._started: float | None = None
+        self._before = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """The reading, once everything that was asked of the device is done."""
+        if self._started is None:
+            return self._before
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return self._before + time.perf_counter() - self._started
+
+    @seconds.setter
+    def seconds(self, value: float) -> None:
+        self._before = value
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count while the block runs."""
+        self._started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._before, self._started = self.seconds, None
+
+
+class SharedReading:
+    """A clock as all workers see it: their mean, read at every `every`-th question and kept in between.
+
+    What follows from it (learning rate, the end of the run) is then the same on all of them, and the device is
+    not stopped for it at every update.
+    """
+
+    def __init__(self, clock: Clock, ranks: Ranks, every: int = 10) -> None:
+        self._clock, self._ranks, self._every = clock, ranks, every
+        self._asked, self._reading = 0, 0.0
+
+    def __call__(self) -> float:
+        if self._asked % self._every == 0:
+            own = torch.tensor(self._clock.seconds, dtype=torch.float64, device=self._clock.device)
+            self._reading = float(self._ranks.total(own)) / self._ranks.size
+        self._asked += 1
+        return self._reading
