@@ -53,6 +53,20 @@ def tiny_recipe() -> Recipe:
     )
 
 
+GULLIBLE: dict[str, Any] = {
+    "model.widths": (16, 32, 32),
+    "method": "fgsm",
+    "method.step_ratio": 0.01,
+    "threat.epsilon": 0.15,
+    "budget.epochs": 8,
+    "optimizer.lr": 0.2,
+    "batch_size": 64,
+    "probe.steps": 10,
+    "guard.every": 9,
+}
+"""Hardly adversarial training: within a second its model stands up to FGSM and no longer to PGD."""
+
+
 class CountFlops(TorchDispatchMode):
     """Floating-point operations by torch's own formulas. torch's FlopCounterMode also follows modules,
     which `autograd.grad` with respect to an input breaks."""

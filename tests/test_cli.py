@@ -35,10 +35,10 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     ("words", "says"),
     [
         (("train", DIGITS, "--threat.epsilonn", "0.1"), r"threat\.epsilonn = 0\.1: no such field; .*did you mean 'threat\.epsilon'"),
-        (("train", DIGITS, "--epoch", "3"), r"epoch = 3: no such field; .*did you mean 'epochs'"),
+        (("train", DIGITS, "--epoch", "3"), r"epoch = 3: no such field; .*did you mean 'budget.epochs'"),
         (("train", DIGITS, "--threat.epsilon", "-1"), r"threat\.epsilon = -1\.0: must be above 0"),
         (("train", DIGITS, "--threat.epsilon=big"), r"threat\.epsilon = 'big': must be a number or a fraction such as 8/255"),
-        (("train", DIGITS, "--threat.norm", "l3"), r"threat\.norm = 'l3': must be one of l2, linf; did you mean 'l2'"),
+        (("train", DIGITS, "--threat.norm", "l3"), r"threat\.norm = 'l3': must be one of l1, l2, linf; did you mean 'l2'"),
         (("train", DIGITS, "--workers", "3"), r"batch_size = 64: must be a multiple of workers = 3; nearest: 63 or 66"),
         (("train", DIGITS, "--workers", "two"), r"workers.*two"),
         (("train", DIGITS, "--batch_size", "5000"), r"batch_size = 5000: must be at most the 1197 training images"),
@@ -113,6 +113,17 @@ def test_train_then_evaluate(tmp_path: Path) -> None:
         assert re.search(r"robust \d+\.\d% \[.*\] \(pgd-4-2\)", done.stdout), done.stdout
     done = quench("evaluate", run.name, "--threat.epsilon", "0.2", "--attack.restarts", "1", "--storage", storage)
     assert "(pgd-50-1 linf 0.2)" in done.stdout, "another threat model than the run's is named"
+    short = ("--attack.steps", "3", "--attack.restarts", "1", "--storage", storage)
+    done = quench("evaluate", run.name, "--threats", "linf:0.1", "l2:1/2", "l1:1.5", *short)
+    found = re.findall(r"robust (\d+\.\d)% \[.*\] \((pgd-3-1.*)\)", done.stdout)
+    names = ["pgd-3-1", "pgd-3-1 l2 0.5", "pgd-3-1 l1 1.5", "pgd-3-1 linf 0.1 and l2 0.5 and l1 1.5"]
+    assert [label for _, label in found] == names, done.stdout + done.stderr
+    *each, union = [float(share) for share, _ in found]
+    assert union <= min(each)
+    done = quench("evaluate", run.name, "--threats", "l3:1", *short)
+    assert "threats.norm = 'l3': must be one of l1, l2, linf" in done.stderr
+    done = quench("evaluate", run.name, "--threats", "linf", *short)
+    assert "threats = 'linf': must be NORM:EPSILON, such as linf:8/255" in done.stderr
     done = quench("evaluate", f"{run.name}x", "--storage", storage)
     assert done.returncode == 2
     assert f"did you mean '{run.name}'" in done.stderr

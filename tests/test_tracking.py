@@ -12,9 +12,10 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from conftest import PROGRAM
+from conftest import GULLIBLE, PROGRAM
 from quench import trial
-from quench.config import flatten
+from quench.analysis.runs import event_frame
+from quench.config import flatten, override
 from quench.record import Record
 from quench.storage import SweepRecord
 from quench.sweep import Sweep, trials
@@ -104,11 +105,30 @@ def test_a_stronger_evaluation_does_not_replace_the_final_one(sweep: SweepRecord
     state, data = trial.restore(record, "last", torch.device("cpu"))
     attack = PGD(steps=5, restarts=2)
     judged = trial.judge(state, record.recipe, data, attack, record.recipe.threat)
-    trial.enter_evaluation(record, judged, attack, state.epoch, "last")
+    trial.enter_evaluation(record, [judged], attack, state.epoch, "last")
     project(sweep)
     metrics = client.get_run(find(client, record.about["id"])).data.metrics
     assert metrics["test_robust_accuracy/pgd-5-2"] == judged.robust.value
     assert metrics["test_robust_accuracy"] == record.entries("evaluation")[0]["robust"]["value"]
+
+
+def test_a_collapse_is_told(client: MlflowClient, sweep: SweepRecord, tmp_path: Path) -> None:
+    recipe = override(sweep.records[0].recipe, GULLIBLE | {"guard.action": "stop"})
+    record = Record.create(tmp_path / "run", recipe, experiment="tiny", configuration="fgsm")
+    for _ in trial.run(record, torch.device("cpu")):
+        pass
+    storage = sweep.directory.parent
+    Tracker(default_uri(storage), storage, "tiny")(record, record.read()[0])
+    run = client.get_run(find(client, record.about["id"]))
+    assert (run.info.status, run.data.tags["quench.status"]) == ("FAILED", "catastrophic_overfitting")
+    assert run.data.metrics["alarms"] >= 1
+    told = [json.loads(text) for key, text in run.data.tags.items() if key.startswith("quench.overfitting.update_")]
+    (stop,) = [event for event in told if event["confirmed"]]
+    assert stop["action"] == "stopped"
+    frame = event_frame([record]).sort_values("update")
+    assert len(frame) == len(told)
+    assert frame["action"].iloc[-1] == "stopped"
+    assert frame["robust_accuracy"].iloc[-1] == stop["robust_accuracy"]
 
 
 def test_the_chart_page_is_known(sweep: SweepRecord, client: MlflowClient) -> None:

@@ -95,6 +95,13 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     )
     evaluate.add_argument("run", metavar="RUN", help="a run's folder or name, or latest")
     evaluate.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
+    evaluate.add_argument(
+        "--threats",
+        nargs="+",
+        default=[],
+        metavar="NORM:EPSILON",
+        help="judge under each of these, and under all of them at once: linf:8/255 l2:128/255 l1:12",
+    )
     report = add("report", "tables and figures of a sweep")
     report.add_argument(
         "sweep", metavar="SWEEP", nargs="?", default="latest", help="a sweep's folder or name, or latest"

@@ -22,6 +22,7 @@ from quench.carry_out import (
 from quench.config import override
 from quench.console import terminal
 from quench.errors import UserError, require
+from quench.evaluation import RobustnessReport
 from quench.experiment import Experiment
 from quench.follow import Follower
 from quench.record import Record
@@ -80,19 +81,29 @@ class _Question:
 
 
 def evaluate(arguments: Namespace, changes: Changes) -> int:
-    """A stronger look at a trained run: PGD-50-10 unless asked otherwise."""
+    """A stronger look at a trained run: PGD-50-10, under its own threat model, unless asked otherwise."""
     from quench import trial
 
     record = find_run(arguments.storage, arguments.run)
     question = override(_Question(attack=PGD(steps=50, restarts=10), threat=record.recipe.threat), changes)
+    if arguments.threats:
+        both = next((key for key in changes if key.partition(".")[0] == "threat"), None)
+        require(both is None, both or "", "...", "belongs into --threats when that is given")
+    threats = [ThreatModel.parse(text) for text in arguments.threats] or [question.threat]
     state, data = trial.restore(record, arguments.checkpoint, trial.best_device())
-    judged = trial.judge(state, record.recipe, data, question.attack, question.threat)
-    trial.enter_evaluation(record, judged, question.attack, state.epoch, arguments.checkpoint)
+    before = len(record.entries("evaluation"))
+    judged: list[RobustnessReport] = []
+    for threat in threats:
+        judged.append(trial.judge(state, record.recipe, data, question.attack, threat))
+        trial.enter_evaluation(record, judged[-1:], question.attack, state.epoch, arguments.checkpoint)
+    if len(judged) > 1:
+        trial.enter_evaluation(record, judged, question.attack, state.epoch, arguments.checkpoint)
     sweep = SweepRecord(record.directory.parent) if record.about["sweep"] else None
     follower = Follower([record], sink(tracker_of(arguments, record.about["experiment"], sweep)))
     follower.pump()
     console = terminal()
-    print_evaluation(console, record, record.entries("evaluation")[-1])
+    for entry in record.entries("evaluation")[before:]:
+        print_evaluation(console, record, entry)
     print_places(console, arguments, {"MLflow": follower}, record.directory)
     return 0
 

@@ -148,14 +148,15 @@ def trade_off_table(frame: pd.DataFrame) -> Table:
         table.add_row(
             str(row["threat"]),
             f"{row['configuration']} {'*' if row['on_front'] else ''}",
-            str(row["seeds"]),
+            f"{row['seeds']}" + (f", {row['lost']} lost" if row["lost"] else ""),
             f"{row['train_seconds']:.2f}",
             f"{row['clean']:.1%}",
             f"{row['robust']:.1%} ({100 * row['robust_min']:.1f} - {100 * row['robust_max']:.1f})",
             f"{100 * row['behind_best']:.1f}",
             f"{row['faster_than_best']:.1f}x",
         )
-    table.caption = "behind, faster: points of robust accuracy, and train seconds, to the most robust method"
+    lost = "\nlost: to catastrophic overfitting, and in the means nevertheless" if frame["lost"].any() else ""
+    table.caption = "behind, faster: points of robust accuracy, and train seconds, to the most robust method" + lost
     table.caption_justify = "left"
     return table
 

@@ -113,7 +113,9 @@ class Context:
         With g0 the gradient that the one crafting step followed, s its steepest direction, and g1 the
         gradient at the image that was trained on (SORA, arXiv 2606.00738):
 
-        - linearity, kappa = mean <s, g1> / <s, g0>, cut to [-1, 1]: 1 where the loss is linear;
+        - linearity, kappa = sum <s, g1> / sum <s, g0> over the examples, cut to [-1, 1]: below 1 where the loss
+          flattens, below 0 where it falls again. (A mean of ratios, as published, is ruled by the examples
+          that have next to no gradient);
         - alignment = mean cos(g0, g1);
         - abnormal: the share of examples whose loss fell in the step (AAER, arXiv 2404.08154).
         """
@@ -123,8 +125,8 @@ class Context:
         if len(self._starts) == 1 and self._images is not None:
             (before, start_losses), after = self._starts[0], self.input_gradient
             uphill = geometry.steepest(before)
-            slope = (uphill * before).flatten(1).sum(1).clamp_min(torch.finfo(before.dtype).tiny)
-            linearity = ((uphill * after).flatten(1).sum(1) / slope).mean().clamp(-1, 1)
+            slope = (uphill * before).sum().clamp_min(torch.finfo(before.dtype).tiny)
+            linearity = ((uphill * after).sum() / slope).clamp(-1, 1)
             alignment = F.cosine_similarity(before.flatten(1), after.flatten(1), eps=1e-30).mean()
             self.linearity = linearity
             values += [linearity, alignment, (self._losses < start_losses).float().mean()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import sqrt
@@ -64,6 +64,12 @@ class RobustnessReport:
     def under(self, attack: str) -> Share:
         """The share that is correct without attack and under this one."""
         return wilson(int((self.correct["clean"] & self.correct[attack]).sum()), self.n)
+
+
+def union(reports: Sequence[RobustnessReport]) -> Share:
+    """The share of examples that are robust in every report, of the same split under several threat models."""
+    bits = torch.stack([report.robust_bits for report in reports]).all(0)
+    return wilson(int(bits.sum()), len(bits))
 
 
 def evaluate(

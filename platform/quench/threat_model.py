@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from quench.catalogue import name_of
-from quench.errors import require
+from quench.config import decode
+from quench.errors import InvalidValue, require
 from quench.geometry import Geometry
 
 
@@ -24,6 +25,16 @@ class ThreatModel:
         require(
             0 < self.epsilon < float("inf"), "epsilon", self.epsilon, "must be above 0, in pixel units, such as 8/255"
         )
+
+    @staticmethod
+    def parse(text: str) -> ThreatModel:
+        """`linf:8/255`, `l2:0.5`, `l1:12`. Raises `InvalidValue` for anything else."""
+        norm, colon, epsilon = text.partition(":")
+        require(bool(colon), "threats", text, "must be NORM:EPSILON, such as linf:8/255")
+        try:
+            return decode(ThreatModel, {"norm": norm, "epsilon": epsilon})
+        except InvalidValue as error:
+            raise error.under("threats") from None
 
     def __str__(self) -> str:
         """The field's way of writing it: `linf 8/255`, `l2 0.5`."""

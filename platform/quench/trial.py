@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from quench.attacks import Attack
 from quench.catalogue import name_of
 from quench.config import encode
 from quench.datasets import Data
-from quench.evaluation import RobustnessReport, evaluate
+from quench.evaluation import RobustnessReport, evaluate, union
 from quench.ranks import Ranks
 from quench.record import Checkpoint, Record
 from quench.threat_model import ThreatModel
@@ -57,7 +57,7 @@ def run(record: Record, device: torch.device) -> Iterator[EpochReport]:
         if not any(entry["final"] for entry in record.entries("evaluation")):
             judged = judge(state, recipe, data, recipe.evaluation, recipe.threat, ranks)
             if write:
-                enter_evaluation(record, judged, recipe.evaluation, state.epoch, which, final=True)
+                enter_evaluation(record, [judged], recipe.evaluation, state.epoch, which, final=True)
         if write:
             record.append("status", status=status, reason=reason)
     except GeneratorExit:
@@ -99,32 +99,37 @@ def judge(
 
 
 def enter_evaluation(
-    record: Record, report: RobustnessReport, attack: Attack, epoch: int, which: Checkpoint, final: bool = False
+    record: Record,
+    reports: Sequence[RobustnessReport],
+    attack: Attack,
+    epoch: int,
+    which: Checkpoint,
+    final: bool = False,
 ) -> None:
-    """Keep a verdict on the test images, with what it takes to repeat it.
+    """Keep a verdict on the test images, with what it takes to repeat it: of one threat model, or of several at once.
 
     `final` marks the recipe's own evaluation at the end of the run: the one that runs are compared by.
     """
     record.append(
         "evaluation",
-        label=_label(record.recipe, report.threat, attack, which),
+        label=_label(record.recipe, [report.threat for report in reports], attack, which),
         attack=encode(attack),
-        threat=encode(report.threat),
+        threats=[encode(report.threat) for report in reports],
         checkpoint=which,
         epoch=epoch,
         final=final,
-        examples=report.n,
+        examples=reports[0].n,
         seed=record.recipe.seed,
-        clean=report.clean._asdict(),
-        robust=report.robust._asdict(),
+        clean=reports[0].clean._asdict(),
+        robust=union(reports)._asdict(),
     )
 
 
-def _label(recipe: Recipe, threat: ThreatModel, attack: Attack, which: Checkpoint) -> str:
-    """`pgd-50-10`: the attack with its steps and restarts; and the threat model and checkpoint if unusual."""
+def _label(recipe: Recipe, threats: Sequence[ThreatModel], attack: Attack, which: Checkpoint) -> str:
+    """`pgd-50-10`: the attack with its steps and restarts; and the threat models and checkpoint if unusual."""
     numbers = [getattr(attack, key) for key in ("steps", "restarts") if hasattr(attack, key)]
     words = ["-".join(str(word) for word in [name_of(attack), *numbers])]
-    words += [str(threat)] if threat != recipe.threat else []
+    words += [" and ".join(map(str, threats))] if list(threats) != [recipe.threat] else []
     words += [which] if which != "last" else []
     return " ".join(words)
 

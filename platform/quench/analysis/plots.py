@@ -18,11 +18,12 @@ _COLOURS = ("#4c72b0", "#dd8452", "#2a9d5c", "#c44e52", "#8172b3", "#937860", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def time_vs_robustness(runs: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
+def time_vs_robustness(runs: pd.DataFrame, epochs: pd.DataFrame, events: pd.DataFrame) -> Figure:
     """The trade-off on one page: a column for each threat model.
 
     Above, every run on its way (held-out images); below, where it ended (test images), with 95 %
-    intervals and the Pareto front. `runs` and `epochs` as `analysis.runs` makes them.
+    intervals and the Pareto front; crosses are collapses that a guard has confirmed. The frames are as
+    `analysis.runs` makes them.
     """
     threats = list(dict.fromkeys(epochs.sort_values(["norm", "epsilon"])["threat"]))
     look = styles(epochs)
@@ -31,6 +32,7 @@ def time_vs_robustness(runs: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
     for column, threat in enumerate(threats):
         above, below = cast("Axes", grid[0, column]), cast("Axes", grid[1, column])
         draw_curves(epochs.query("threat == @threat"), above, look)
+        draw_events(events.query("threat == @threat"), above)
         draw_trade_off(runs.query("threat == @threat"), below, look)
         above.set_title(threat)
         below.set_xlabel("train seconds")
@@ -38,6 +40,8 @@ def time_vs_robustness(runs: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
     grid[1, 0].set_ylabel("robust accuracy at the end\n(test images, 95 % intervals)")
     handles = [Line2D([], [], color=c, marker=m, linestyle="-", label=name) for name, (c, m) in look.items()]
     handles.append(Line2D([], [], color="0.4", linestyle="--", label="Pareto front"))
+    if events["confirmed"].any():
+        handles.append(Line2D([], [], color="black", marker="x", linestyle="", label="catastrophic overfitting"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False)
     figure.suptitle("What a second of training buys")
     return figure
@@ -54,6 +58,13 @@ def draw_curves(epochs: pd.DataFrame, axes: Axes, look: Look) -> None:
             lw=1.3,
         )
     _seconds_and_shares(axes)
+
+
+def draw_events(events: pd.DataFrame, axes: Axes) -> None:
+    """A cross where a guard confirmed catastrophic overfitting, at the robust accuracy that it found."""
+    confirmed = events[events["confirmed"].astype(bool)]
+    if not confirmed.empty:
+        axes.plot(confirmed["train_seconds"], confirmed["robust_accuracy"], "x", color="black", ms=7, mew=1.6, zorder=5)
 
 
 def draw_trade_off(runs: pd.DataFrame, axes: Axes, look: Look) -> None:

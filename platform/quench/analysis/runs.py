@@ -16,9 +16,11 @@ def run_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row a run: what it was, how it ended, and its final evaluation on the test images.
 
     Columns: `run`, `threat`, `norm`, `epsilon`, `method`, `configuration` (method and
-    whatever else the sweep varies), `seed`, `workers`, `status`, `epochs`, `train_seconds`, `gpu_seconds`,
-    `clean`, `robust`, each of these two with `_low` and `_high` (95 % Wilson interval), `examples`,
-    and every field of the recipe by its dotted key. Shares are in [0, 1]; not finished is NaN.
+    whatever else the sweep varies), `seed`, `workers`, `status`, `lost` (to
+    catastrophic overfitting), `epochs`, `train_seconds`, `gpu_seconds`,
+    `alarms` and `rollbacks` of the overfitting guard, `clean`, `robust`, each of these two with `_low` and
+    `_high` (95 % Wilson interval), `examples`, `judged` (the checkpoint they are of), and every field of
+    the recipe by its dotted key. Shares are in [0, 1]; not finished is NaN.
     """
     return pd.DataFrame([_run(record) for record in records])
 
@@ -29,19 +31,38 @@ def epoch_frame(records: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def event_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row for each alarm of an overfitting guard: the run's identity, the epoch, and `overfitting.Event`'s
+    fields, `signals` and `usual` as one column each signal (`signals.accuracy`)."""
+    rows = [
+        {**_identity(record), "epoch": entry["epoch"], **_flat(event)}
+        for record in records
+        for entry in record.entries("epoch")
+        for event in entry["events"]
+    ]
+    return pd.DataFrame(rows, columns=None if rows else ["run", "threat", "train_seconds", "confirmed", "action"])
+
+
+def _flat(event: dict[str, Any]) -> dict[str, Any]:
+    nested = {f"{name}.{key}": value for name in ("signals", "usual") for key, value in event[name].items()}
+    return {key: value for key, value in event.items() if key not in ("signals", "usual")} | nested
+
+
 def configurations(runs: pd.DataFrame) -> pd.DataFrame:
     """One row a threat model and configuration, over its seeds, cheapest first.
 
-    Columns: `threat`, `configuration`, `seeds`, means of `train_seconds`, `clean` and `robust`,
-    `robust_min`, `robust_max`; `on_front`: no configuration for this threat model is both faster
-    and more robust; `behind_best` and `faster_than_best`: robust accuracy short of the most robust
-    one's, and its train seconds over this one's.
+    Columns: `threat`, `configuration`, `seeds`, how many of them were `lost` to catastrophic overfitting (and
+    are in the means nevertheless), means of `train_seconds`, `clean` and `robust`, `robust_min`,
+    `robust_max`; `on_front`: no configuration for this threat model is both faster and more robust;
+    `behind_best` and `faster_than_best`: robust accuracy short of the most robust one's, and its train
+    seconds over this one's.
     """
     finished = runs.dropna(subset=["robust"])
     frame = finished.groupby(["threat", "configuration"], sort=False).agg(
         norm=("norm", "first"),
         epsilon=("epsilon", "first"),
         seeds=("seed", "nunique"),
+        lost=("lost", "sum"),
         train_seconds=("train_seconds", "mean"),
         clean=("clean", "mean"),
         robust=("robust", "mean"),
@@ -89,13 +110,16 @@ def _identity(record: Record) -> dict[str, Any]:
 
 
 def _run(record: Record) -> dict[str, Any]:
-    row = _identity(record) | {"status": record.status, "epochs": 0}
+    status = record.status
+    row = _identity(record) | {"status": status, "lost": status == "catastrophic_overfitting"}
+    row |= {"epochs": 0, "alarms": 0, "rollbacks": 0}
     row |= {key: float("nan") for key in ("train_seconds", "gpu_seconds", "clean", "robust")}
     for entry in record.entries("epoch")[-1:]:
-        row |= {"epochs": entry["epoch"]} | {key: entry["metrics"][key] for key in ("train_seconds", "gpu_seconds")}
+        row["epochs"] = entry["epoch"]
+        row |= {key: entry["metrics"][key] for key in ("train_seconds", "gpu_seconds", "alarms", "rollbacks")}
     for entry in record.entries("evaluation"):
         if entry["final"]:
-            row["examples"] = entry["examples"]
+            row |= {"examples": entry["examples"], "judged": entry["checkpoint"]}
             for name in ("clean", "robust"):
                 share = entry[name]
                 row |= {name: share["value"], f"{name}_low": share["low"], f"{name}_high": share["high"]}

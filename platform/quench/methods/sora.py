@@ -20,7 +20,7 @@ class SORA(Method):
 
     delta = eta + alpha u * steepest(grad loss(x + eta)), eta random in the ball, u uniform in [0, 1] for
     each pixel, no projection onto the ball, x + delta in the pixel box. `Context.observe` measures kappa
-    of each update from gradients that are there anyway; with k its moving average,
+    of each update from gradients that are there anyway; with k the moving average,
 
         alpha = step_ratio epsilon min(1, tolerance / (1 - k)).
 

@@ -40,7 +40,7 @@ class EpochReport:
     train_accuracy: float
     """on the batches trained on, attacked as they were"""
     linearity: float | None
-    """kappa of SORA over the epoch, for methods of a single step: 1 where the loss is linear in the step"""
+    """mean kappa of SORA, for methods of a single step: below 1 where the loss flattens, below 0 where it falls"""
     alignment: float | None
     """cosine of the input gradients before and after the step, likewise"""
     abnormal: float | None
