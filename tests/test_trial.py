@@ -56,6 +56,13 @@ def test_a_guard_goes_back_so_often_and_no_oftener(recipe: Recipe, tmp_path: Pat
     assert record.status == "catastrophic_overfitting"
 
 
+def test_standard_training_has_no_attack_to_overfit_to(recipe: Recipe, tmp_path: Path) -> None:
+    changes = {"method": "standard", "guard.action": "rollback"}
+    same = {key: value for key, value in GULLIBLE.items() if not key.startswith("method")}
+    record = carry_out(override(recipe, same | changes), tmp_path / "run")
+    assert (record.status, events(record)) == ("finished", [])
+
+
 def test_the_best_weights_are_judged_if_asked(recipe: Recipe, tmp_path: Path) -> None:
     changes = {"guard.action": "off", "keep": "best", "patience": 2}
     record = carry_out(override(recipe, GULLIBLE | changes), tmp_path / "run")

@@ -46,8 +46,6 @@ class Context:
     """of the batch within its epoch"""
     linearity: Tensor | None = None
     """of the latest update, where `observe` could tell"""
-    crafted: bool = False
-    """whether the method has looked for adversarial examples at all"""
     _starts: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]])
     _images: Tensor | None = None
     _losses: Tensor | None = None
@@ -78,12 +76,10 @@ class Context:
 
     def note(self, gradient: Tensor, losses: Tensor) -> None:
         """Tell of a gradient that was taken without `gradient`, and of each example's loss there."""
-        self.crafted = True
         self._starts.append((gradient.detach(), losses.detach()))
 
     def forward(self, model: nn.Module, adversarial: Tensor) -> Tensor:
         """The logits to learn from. After the backward pass `input_gradient` is known: a convolution's worth."""
-        self.crafted = True
         self._images = adversarial.detach().requires_grad_()
         return model(self._images)
 

@@ -14,7 +14,6 @@ from quench.errors import InvalidValue
 from quench.methods.fgsm import FGSM
 from quench.methods.n_fgsm import NFGSM
 from quench.methods.pgd import PGDTraining
-from quench.methods.standard import Standard
 from quench.ranks import Ranks
 from quench.training.overfitting import Guard, Watch, collapsed
 from quench.training.recipe import Recipe
@@ -151,7 +150,6 @@ def test_remedies() -> None:
     [
         (FGSM(), "more_noise", "needs a method with a noise_ratio; this one takes smaller_step"),
         (PGDTraining(), "smaller_step", "needs a method with a step_ratio; this one takes no remedy"),
-        (Standard(), "smaller_step", "no remedy"),
     ],
 )
 def test_a_remedy_that_the_method_has_no_field_for_is_refused(

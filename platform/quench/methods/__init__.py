@@ -21,6 +21,8 @@ class Method(Plugin):
 
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     """those in which the method is defined; a recipe with another is refused"""
+    adversarial: ClassVar[bool] = True
+    """whether it looks for adversarial examples at all, and can overfit to them"""
     compiles: ClassVar[bool] = True
     """whether `torch.compile` can differentiate it; not twice (pytorch issue 91469)"""
 

@@ -81,7 +81,8 @@ def fit(state: TrainState, recipe: Recipe, data: Data, ranks: Ranks = Ranks()) -
         rng = generator(state.device, recipe.seed, JUDGEMENT, state.updates, ranks.rank)
         return evaluate(judged, probe, {"fgsm": FGSM, "probe": attack}, recipe.threat, rng, recipe.batch_size, ranks)
 
-    watch = Watch(recipe.guard, state, lambda judged, attack: _fgsm_and_robust(judge(judged, attack)), ranks)
+    guard = recipe.guard if recipe.method.adversarial else replace(recipe.guard, action="off")
+    watch = Watch(guard, state, lambda judged, attack: _fgsm_and_robust(judge(judged, attack)), ranks)
     while not watch.lost and not _over(state, recipe, ranks):
         with state.clock.running():
             signals = _train_epoch(state, model, recipe, train, ranks, watch)
@@ -154,8 +155,7 @@ def _train_epoch(
             if loss is None:
                 break
             seen.append(_update(state, loss, context, recipe))
-            if context.crafted:
-                watch.after_update(seen[-1])
+            watch.after_update(seen[-1])
     for module in [state.model] if state.averaged is None else [state.model, state.averaged]:
         # BatchNorm's running statistics: each rank has seen its own share.
         ranks.average_(buffer for buffer in module.buffers() if buffer.is_floating_point())

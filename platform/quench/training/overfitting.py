@@ -61,7 +61,7 @@ class Guard:
     def check(self, method: Method) -> None:
         """Refuse a remedy that `method` has no field for."""
         name = _REMEDIES[self.remedy]
-        if self.action == "rollback" and getattr(method, name, None) is None:
+        if self.action == "rollback" and method.adversarial and getattr(method, name, None) is None:
             others = [remedy for remedy, other in _REMEDIES.items() if getattr(method, other, None) is not None]
             allowed = f"needs a method with a {name}; this one takes {' or '.join(others) or 'no remedy'}"
             raise InvalidValue("guard.remedy", self.remedy, allowed)
