@@ -42,11 +42,20 @@ def feed(watched: Watch, *seen: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fgsm", "robust", "answer"),
-    [(0.81, 0.04, True), (0.49, 0.43, False), (0.1, 0.1, False), (0.10, 0.02, False), (0.4, 0.3, False), (1.0, 0.45, True)],
-)  # fmt: skip
-def test_collapse_is_accuracy_under_fgsm_alone(fgsm: float, robust: float, answer: bool) -> None:
-    assert collapsed(fgsm, robust) == answer
+    ("fgsm", "robust", "best", "answer"),
+    [
+        (0.81, 0.04, 0.43, True),
+        (0.49, 0.43, 0.43, False),
+        (0.10, 0.10, 0.43, False),  # a constant prediction
+        (0.10, 0.02, 0.43, False),
+        (0.71, 0.19, 0.36, False),
+        (0.71, 0.17, 0.36, True),
+        (0.60, 0.05, -1.0, True),  # from the start
+        (0.60, 0.25, -1.0, False),
+    ],
+)
+def test_collapse_is_accuracy_under_fgsm_alone(fgsm: float, robust: float, best: float, answer: bool) -> None:
+    assert collapsed(fgsm, robust, best) == answer
 
 
 @pytest.mark.parametrize(
@@ -96,24 +105,29 @@ def test_stop_gives_the_run_up(recipe: Recipe) -> None:
     assert watched.take_events()[0].action == "stopped"
 
 
-def test_rollback_restores_the_last_healthy_weights_and_eases_the_method(recipe: Recipe) -> None:
-    watched = watch(recipe, Guard(every=1, action="rollback"), [COLLAPSED, COLLAPSED, HEALTHY])
+def test_rollback_restores_the_last_healthy_weights_and_goes_further_back_each_time(recipe: Recipe) -> None:
+    watched = watch(recipe, Guard(every=1, action="rollback", snapshots=2), [COLLAPSED] * 3)
+    watched.state.best_accuracy = 0.45
     weights = next(iter(watched.state.model.parameters()))
-    for look in range(5):
-        weights.data.fill_(look)
-        feed(watched, signals())
-    weights.data.fill_(9)
-    watched.state.updates, watched.state.epoch = 77, 3
+    for epoch, robust in enumerate((0.3, 0.45, 0.40, 0.33)):
+        weights.data.fill_(epoch)
+        assert not watched.after_epoch(0.5, robust)
+    feed(watched, *[signals()] * 4)
+    watched.state.updates, watched.state.epoch = 77, 4
+    for back in (2, 1):
+        weights.data.fill_(9)
+        feed(watched, signals(accuracy=0.9))
+        assert weights.unique().tolist() == [back], "epochs 0 and 3 were not within a quarter of the best"
+        assert not watched.collapsed
+    assert (watched.state.rollbacks, watched.state.updates, watched.state.epoch) == (2, 77, 4)
     feed(watched, signals(accuracy=0.9))
-    assert weights.unique().tolist() == [3.0], "the last look's weights were not healthy, those before were"
-    assert (watched.state.rollbacks, watched.state.updates, watched.state.epoch) == (1, 77, 3)
-    assert not watched.collapsed
-    assert watched.take_events()[0].action == "rolled back"
+    assert watched.lost, "there is nothing left to go back to"
+    assert [event.action for event in watched.take_events()] == ["rolled back", "rolled back", "stopped"]
 
 
 def test_a_run_is_lost_after_its_last_rollback(recipe: Recipe) -> None:
-    verdicts = [COLLAPSED, HEALTHY, COLLAPSED]
-    watched = watch(recipe, Guard(every=1, action="rollback", rollbacks=1), verdicts)
+    watched = watch(recipe, Guard(every=1, action="rollback", rollbacks=1), [COLLAPSED, COLLAPSED])
+    watched.after_epoch(*HEALTHY)
     feed(watched, *[signals()] * 4, signals(accuracy=0.9), signals(accuracy=0.9))
     assert [event.action for event in watched.take_events()] == ["rolled back", "stopped"]
     assert watched.lost
@@ -126,8 +140,19 @@ def test_an_epoch_shows_what_the_signals_missed(recipe: Recipe) -> None:
     assert not watched.after_epoch(*COLLAPSED)
     (event,) = watched.take_events()
     assert (event.cause, event.action) == ("probe", "recorded"), "and says so once"
-    watched = watch(recipe, Guard(action="rollback"), [HEALTHY])
+    watched = watch(recipe, Guard(action="rollback"), [])
     assert watched.after_epoch(*COLLAPSED), "to be judged again"
+
+
+def test_nothing_is_concluded_while_epsilon_grows(recipe: Recipe) -> None:
+    watched = watch(recipe, Guard(every=1, action="stop"), [COLLAPSED])
+    watched.armed = False
+    feed(watched, *[signals()] * 4, signals(accuracy=0.9))
+    assert not watched.after_epoch(*COLLAPSED)
+    assert watched.take_events() == ()
+    watched.armed = True
+    watched.after_epoch(*COLLAPSED)
+    assert watched.lost
 
 
 def test_off_is_off(recipe: Recipe) -> None:

@@ -6,22 +6,33 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from quench.datasets import Dataset, Split
+from quench.errors import require
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Digits(Dataset):
     """1,797 grey images of 8x8 (Alpaydin & Kaynak, UCI 1998): 1,347 to train on, 450 to test on.
 
     Pixels come as 0..16 and are stored as 0..255, which moves them by less than 1/500.
     """
 
+    size: int = 8
+    """pixels a side; above 8, the images are enlarged (bicubic)"""
+
+    def __post_init__(self) -> None:
+        require(self.size >= 8, "size", self.size, "must be 8 or above")
+
     def splits(self) -> tuple[Split, Split, tuple[str, ...]]:
         from sklearn.datasets import load_digits
 
         digits: Any = load_digits()
-        images = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
+        images = torch.from_numpy(digits.images).unsqueeze(1).mul(255 / 16)
+        if self.size > 8:
+            images = F.interpolate(images, size=(self.size, self.size), mode="bicubic").clamp(0, 255)
+        images = images.round().to(torch.uint8)
         everything = Split(images, torch.from_numpy(digits.target).long())
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
         return everything.take(order[450:]), everything.take(order[:450]), tuple("0123456789")

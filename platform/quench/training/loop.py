@@ -144,7 +144,8 @@ def _train_epoch(
         for group in state.optimizer.param_groups:
             group["lr"] = recipe.optimizer.lr * recipe.schedule(min(context.progress, 1.0))
         threat = recipe.threat
-        if context.progress < recipe.epsilon_warmup:
+        watch.armed = context.progress >= recipe.epsilon_warmup
+        if not watch.armed:
             share = max(context.progress / recipe.epsilon_warmup, 0.01)
             threat = replace(threat, epsilon=share * threat.epsilon)
         method = recipe.guard.eased(recipe.method, state.rollbacks)

@@ -52,7 +52,7 @@ class Guard:
     rollbacks: int = 3
     """how often to go back before the run is given up as lost"""
     snapshots: int = 3
-    """how many of the last healthy looks' weights to keep in memory, for rollback"""
+    """how many healthy epochs' weights to keep in memory, for rollback"""
 
     def __post_init__(self) -> None:
         for name in ("every", "accuracy_rise", "abnormal_rise", "linearity_fall", "rollbacks", "snapshots"):
@@ -107,9 +107,12 @@ class CatastrophicOverfitting(Exception):
     """The run is lost to it: stopped by its guard, or collapsed at its end."""
 
 
-def collapsed(fgsm: float, robust: float) -> bool:
-    """Whether accuracy holds under FGSM only: that tells this collapse from a model that is bad at everything."""
-    return robust < fgsm / 2 and fgsm - robust > 0.1
+def collapsed(fgsm: float, robust: float, best: float) -> bool:
+    """Whether robust accuracy is gone (half of the run's `best`, or a fifth of that under FGSM) while FGSM's is not.
+
+    The second half of the rule tells this collapse from a model that is bad at everything.
+    """
+    return robust < max(best / 2, fgsm / 5) and fgsm - robust > 0.1
 
 
 @dataclass
@@ -125,6 +128,8 @@ class Watch:
     """since they were last taken"""
     lost: bool = False
     """whether the guard has given the run up"""
+    armed: bool = True
+    """whether to draw conclusions: not while training's epsilon is still growing towards the one that is judged by"""
     collapsed: bool = False
     """whether the weights were catastrophically overfitted when they were last judged"""
     _window: list[Tensor] = field(default_factory=list[Tensor])
@@ -143,10 +148,8 @@ class Watch:
         if len(self._window) < self.guard.every:
             return
         seen = self._means()
-        cause = None if self.collapsed else self._alarm(seen)
-        if cause is None:
-            self._keep()
-        else:
+        cause = self._alarm(seen) if self.armed and not self.collapsed else None
+        if cause is not None:
             self._conclude(cause, seen, *self.judge(self.state.model, self.guard.confirmation))
             if self.events[-1].action == "rolled back":
                 return  # what was seen is not of these weights
@@ -154,8 +157,11 @@ class Watch:
 
     def after_epoch(self, fgsm: float, robust: float) -> bool:
         """Take the epoch's accuracies on the held-out images. True if the weights are now others: judge them again."""
-        known, self.collapsed = self.collapsed, self.guard.action != "off" and collapsed(fgsm, robust)
+        known, watching = self.collapsed, self.armed and self.guard.action != "off"
+        self.collapsed = watching and collapsed(fgsm, robust, self.state.best_accuracy)
         if not self.collapsed or known:
+            if robust >= 0.75 * self.state.best_accuracy:
+                self._keep()
             return False
         self._conclude("probe", {}, fgsm, robust)
         return not self.collapsed
@@ -193,7 +199,7 @@ class Watch:
 
     def _conclude(self, cause: str, seen: dict[str, float], fgsm: float, robust: float) -> None:
         self.state.alarms += 1
-        self.collapsed = confirmed = collapsed(fgsm, robust)
+        self.collapsed = confirmed = collapsed(fgsm, robust, self.state.best_accuracy)
         action = self._act() if confirmed else "none"
         self.events.append(
             Event(
@@ -212,17 +218,16 @@ class Watch:
     def _act(self) -> str:
         if self.guard.action == "record":
             return "recorded"
-        if self.guard.action == "rollback" and self.state.rollbacks < self.guard.rollbacks:
-            while self._ring:
-                self.state.go_back(self._ring[-1])
-                if not collapsed(*self.judge(self.state.model, self.guard.confirmation)):
-                    self.state.rollbacks += 1
-                    self.collapsed = False
-                    return "rolled back"
-                self._ring.pop()
+        if self.guard.action == "rollback" and self.state.rollbacks < self.guard.rollbacks and self._ring:
+            # Each is used once: if the run collapses again before it has recovered, it goes further back.
+            self.state.go_back(self._ring.pop())
+            self.state.rollbacks += 1
+            self.collapsed = False
+            return "rolled back"
         self.lost = True
         return "stopped"
 
     def _keep(self) -> None:
+        """A snapshot, if it may be needed: before the first epoch, and after those within a quarter of the best."""
         if self.guard.action == "rollback":
             self._ring.append(self.state.snapshot())
