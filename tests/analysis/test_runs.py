@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quench.analysis.runs import configurations, pareto_front
+from quench.analysis.runs import configurations, detections, pareto_front
 
 points = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=1, max_size=30)
 
@@ -56,6 +56,38 @@ def test_configurations_are_means_over_seeds_compared_within_a_threat_model() ->
         ("linf 0.1", "pgd"): True,
         ("linf 0.1", "slow"): False,
     }
+
+
+def test_detections_compare_the_guard_with_what_one_knows_afterwards() -> None:
+    robust = {
+        "lost": [0.2, 0.4, 0.35, 0.1, 0.05],
+        "dip": [0.2, 0.4, 0.1, 0.3, 0.4],
+        "missed": [0.4, 0.1, 0.1, 0.1, 0.1],
+    }
+    rows = [
+        {"run": run, "configuration": "fgsm", "epoch": i + 1, "updates": 10 * (i + 1), "robust_accuracy": value}
+        for run, values in robust.items()
+        for i, value in enumerate(values)
+    ]
+    alarms = [
+        ("lost", 12, False, "accuracy"),
+        ("lost", 34, True, "linearity"),
+        ("lost", 50, True, "probe"),
+        ("dip", 5, False, "accuracy"),
+    ]
+    events = pd.DataFrame(alarms, columns=["run", "update", "confirmed", "cause"])
+    found = detections(pd.DataFrame(rows), events).set_index("run")
+    assert found.loc["lost", ["onset", "detected", "late", "cause", "false_alarms"]].tolist() == [
+        40,
+        34,
+        4,
+        "linearity",
+        1,
+    ]
+    assert found.loc["dip", "false_alarms"] == 1
+    assert np.isnan(found.loc["dip", "onset"])
+    assert found.loc["missed", "onset"] == 20
+    assert np.isnan(found.loc["missed", "detected"])
 
 
 def test_nothing_finished_is_an_empty_table() -> None:

@@ -98,12 +98,13 @@ def test_report_makes_figures_and_tables_again(real_sweep: RealSweep) -> None:
     assert len(pd.read_csv(real_sweep.directory / "epochs.csv")) == 2 * len(NAMES)
 
 
-def test_the_quickstart_notebook_runs_on_it(real_sweep: RealSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_run_on_it(path: Path, real_sweep: RealSweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUENCH_STORAGE", str(real_sweep.storage))
-    notebook = nbformat.read(REPOSITORY / "notebooks" / "quickstart.ipynb", as_version=4)
+    notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": REPOSITORY / "notebooks"}}).execute()
     pictures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-    assert len(pictures) >= 2
+    assert pictures
 
 
 def write_sweep(folder: Path, definition: str) -> Path:

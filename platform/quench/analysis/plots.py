@@ -47,6 +47,35 @@ def time_vs_robustness(runs: pd.DataFrame, epochs: pd.DataFrame, events: pd.Data
     return figure
 
 
+def overfitting(epochs: pd.DataFrame, events: pd.DataFrame) -> Figure:
+    """How runs collapse, a column for each configuration and a line for each seed.
+
+    Above, accuracy on the held-out images under FGSM and under the probe, below the signals of the
+    training passes; crosses are collapses that a guard has confirmed. Frames of `analysis.runs`.
+    """
+    names = list(dict.fromkeys(epochs["configuration"]))
+    figure = Figure(figsize=(3.4 * len(names) + 0.6, 6.4), layout="constrained")
+    grid = figure.subplots(2, len(names), squeeze=False, sharex=True, sharey="row")
+    rows = (("fgsm_accuracy", "robust_accuracy"), ("linearity", "abnormal", "train_accuracy"))
+    for column, name in enumerate(names):
+        mine = epochs.query("configuration == @name")
+        for axes, keys in zip(cast("list[Axes]", grid[:, column]), rows, strict=True):
+            for key, colour in zip(keys, _COLOURS, strict=False):
+                for _, run in mine.groupby("run"):
+                    if key in run:
+                        axes.plot(run["epoch"], run[key], color=colour, alpha=0.7, lw=1)
+            axes.grid(alpha=0.3)
+        draw_events(events.query("configuration == @name"), cast("Axes", grid[0, column]), "epoch")
+        grid[0, column].set_title("\n".join(name.split()), fontsize="small")
+        grid[1, column].set_xlabel("epoch")
+    for axes, keys in zip(cast("list[Axes]", grid[:, 0]), rows, strict=True):
+        handles = [Line2D([], [], color=c, label=k.replace("_", " ")) for k, c in zip(keys, _COLOURS, strict=False)]
+        axes.legend(handles=handles, fontsize="small", loc="best")
+    grid[0, 0].set_ylabel("accuracy on held-out images")
+    grid[1, 0].set_ylabel("signals of the training passes")
+    return figure
+
+
 def draw_curves(epochs: pd.DataFrame, axes: Axes, look: Look) -> None:
     """Robust accuracy over the train clock, a line for each run."""
     for _, run in epochs.groupby("run", sort=False):
@@ -60,11 +89,11 @@ def draw_curves(epochs: pd.DataFrame, axes: Axes, look: Look) -> None:
     _seconds_and_shares(axes)
 
 
-def draw_events(events: pd.DataFrame, axes: Axes) -> None:
+def draw_events(events: pd.DataFrame, axes: Axes, over: str = "train_seconds") -> None:
     """A cross where a guard confirmed catastrophic overfitting, at the robust accuracy that it found."""
     confirmed = events[events["confirmed"].astype(bool)]
     if not confirmed.empty:
-        axes.plot(confirmed["train_seconds"], confirmed["robust_accuracy"], "x", color="black", ms=7, mew=1.6, zorder=5)
+        axes.plot(confirmed[over], confirmed["robust_accuracy"], "x", color="black", ms=7, mew=1.6, zorder=5)
 
 
 def draw_trade_off(runs: pd.DataFrame, axes: Axes, look: Look) -> None:

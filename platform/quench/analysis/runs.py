@@ -40,12 +40,41 @@ def event_frame(records: Iterable[Record]) -> pd.DataFrame:
         for entry in record.entries("epoch")
         for event in entry["events"]
     ]
-    return pd.DataFrame(rows, columns=None if rows else ["run", "threat", "train_seconds", "confirmed", "action"])
+    return pd.DataFrame(
+        rows,
+        columns=None if rows else ["run", "threat", "configuration", "update", "train_seconds", "confirmed", "action"],
+    )
 
 
 def _flat(event: dict[str, Any]) -> dict[str, Any]:
     nested = {f"{name}.{key}": value for name in ("signals", "usual") for key, value in event[name].items()}
     return {key: value for key, value in event.items() if key not in ("signals", "usual")} | nested
+
+
+def detections(epochs: pd.DataFrame, events: pd.DataFrame) -> pd.DataFrame:
+    """One row a run: when it collapsed, as one knows afterwards, and when its guard noticed.
+
+    Afterwards, a run has collapsed if it ends with less than half of its best robust accuracy on the held-out
+    images; `onset` is the update at the end of the first epoch after which it stayed there, and NaN for a
+    healthy run. `detected` is the update of the first confirmed alarm, `late` how many updates after the
+    onset's epoch began, `cause` its signal; `false_alarms` counts those that were not confirmed.
+    """
+    return pd.DataFrame([_detection(str(run), part, events) for run, part in epochs.groupby("run", sort=False)])
+
+
+def _detection(run: str, epochs: pd.DataFrame, events: pd.DataFrame) -> dict[str, Any]:
+    healthy = epochs["robust_accuracy"] >= epochs["robust_accuracy"].cummax() / 2
+    last = int(healthy.to_numpy().nonzero()[0][-1])
+    row: dict[str, Any] = {"run": run, "configuration": epochs["configuration"].iloc[0], "onset": float("nan")}
+    if last + 1 < len(epochs):
+        row["onset"] = epochs["updates"].iloc[last + 1]
+    mine = events.loc[events["run"] == run].to_dict("records")
+    confirmed = [event for event in mine if event["confirmed"]]
+    row["false_alarms"] = len(mine) - len(confirmed)
+    for event in confirmed[:1]:
+        row |= {"detected": event["update"], "cause": event["cause"]}
+        row["late"] = event["update"] - epochs["updates"].iloc[last] if row["onset"] == row["onset"] else float("nan")
+    return row
 
 
 def configurations(runs: pd.DataFrame) -> pd.DataFrame:
