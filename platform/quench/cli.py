@@ -90,9 +90,19 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     resume = add("resume", "go on with a run or a sweep that was interrupted", ray)
     resume.add_argument("name", metavar="RUN|SWEEP", nargs="?", default="latest", help="its folder or name, or latest")
     resume.add_argument("--concurrent", type=int, metavar="N", help="trials at the same time (default: what fits)")
-    evaluate = add(
-        "evaluate", "attack a trained run on the test images", epilog="The attack's fields: --attack.steps 100 ..."
+    _evaluate_options(
+        add("evaluate", "attack a trained run on the test images", epilog="The attack's fields: --attack.steps 100 ...")
     )
+    report = add("report", "tables and figures of a sweep")
+    report.add_argument(
+        "sweep", metavar="SWEEP", nargs="?", default="latest", help="a sweep's folder or name, or latest"
+    )
+    ui = add("ui", "open the MLflow UI on the runs, on this machine only")
+    ui.add_argument("--port", type=int, default=5000, metavar="PORT", help="default: 5000")
+    return parser, dict(group.choices)
+
+
+def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("run", metavar="RUN", help="a run's folder or name, or latest")
     evaluate.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
     evaluate.add_argument(
@@ -102,13 +112,6 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         metavar="NORM:EPSILON",
         help="judge under each of these, and under all of them at once: linf:8/255 l2:128/255 l1:12",
     )
-    report = add("report", "tables and figures of a sweep")
-    report.add_argument(
-        "sweep", metavar="SWEEP", nargs="?", default="latest", help="a sweep's folder or name, or latest"
-    )
-    ui = add("ui", "open the MLflow UI on the runs, on this machine only")
-    ui.add_argument("--port", type=int, default=5000, metavar="PORT", help="default: 5000")
-    return parser, dict(group.choices)
 
 
 def _storage_options() -> _Parser:

@@ -35,6 +35,20 @@ def require(holds: bool, key: str, value: object, allowed: str) -> None:
         raise InvalidValue(key, value, allowed)
 
 
+def positive(owner: object, *names: str) -> None:
+    """Raise `InvalidValue` for the first of these fields of `owner` that is given and not above 0."""
+    for name in names:
+        value = getattr(owner, name)
+        require(value is None or value > 0, name, value, "must be above 0")
+
+
+def not_negative(owner: object, *names: str) -> None:
+    """Raise `InvalidValue` for the first of these fields of `owner` that is below 0."""
+    for name in names:
+        value = getattr(owner, name)
+        require(value >= 0, name, value, "must be 0 or above")
+
+
 def one_line(error: BaseException) -> str:
     """An error's kind and the first line of what it says, which may be nothing."""
     return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -12,7 +12,7 @@ from typing import Literal
 
 from quench.catalogue import name_of
 from quench.config import flatten, override
-from quench.errors import InvalidValue, one_of, require
+from quench.errors import InvalidValue, one_of, positive, require
 from quench.training.recipe import Recipe
 
 
@@ -81,10 +81,9 @@ class Sweep:
     """of random search"""
 
     def __post_init__(self) -> None:
+        positive(self, "trials", "concurrent")
         for key, valid in {"search": ("grid", "random"), "scheduler": ("fifo", "asha")}.items():
             require(getattr(self, key) in valid, key, getattr(self, key), one_of(str(getattr(self, key)), valid))
-        require(self.trials is None or self.trials > 0, "trials", self.trials, "must be above 0")
-        require(self.concurrent is None or self.concurrent > 0, "concurrent", self.concurrent, "must be above 0")
         require(
             self.search == "grid" or self.trials is not None, "trials", None, "random search needs a number of trials"
         )

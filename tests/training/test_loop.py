@@ -171,7 +171,7 @@ def test_epsilon_grows_to_its_full_size(recipe: Recipe) -> None:
     seen: list[float] = []
 
     class Spy(FGSM):
-        def losses(self, model, batch, threat, context):  # type: ignore[no-untyped-def] # noqa: ANN
+        def losses(self, model, batch, threat, context):  # type: ignore[no-untyped-def]
             seen.append(threat.epsilon)
             yield from super().losses(model, batch, threat, context)
 

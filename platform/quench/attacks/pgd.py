@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from quench.attacks import Attack, input_gradient
 from quench.datasets import Batch
-from quench.errors import require
+from quench.errors import positive
 from quench.threat_model import ThreatModel
 
 
@@ -43,9 +43,7 @@ class PGD(Attack):
     """start at a random point of the ball instead of at the image"""
 
     def __post_init__(self) -> None:
-        require(self.steps > 0, "steps", self.steps, "must be above 0")
-        require(self.restarts > 0, "restarts", self.restarts, "must be above 0")
-        require(self.step_ratio is None or self.step_ratio > 0, "step_ratio", self.step_ratio, "must be above 0")
+        positive(self, "steps", "restarts", "step_ratio")
 
     def __call__(self, model: nn.Module, batch: Batch, threat: ThreatModel, rng: Generator) -> Tensor:
         worst = batch.x.clone()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from quench.datasets import Dataset, Split
-from quench.errors import InvalidValue, UserError, require
+from quench.errors import InvalidValue, UserError, positive, require
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
@@ -30,7 +30,7 @@ class ImageFolder(Dataset):
     """folder of the decoded arrays; their name depends on every file's path, length and date"""
 
     def __post_init__(self) -> None:
-        require(self.size is None or self.size > 0, "size", self.size, "must be above 0")
+        positive(self, "size")
 
     def splits(self) -> tuple[Split, Split, tuple[str, ...]]:
         root = Path(self.root).expanduser()

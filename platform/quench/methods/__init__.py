@@ -24,7 +24,7 @@ class Method(Plugin):
     adversarial: ClassVar[bool] = True
     """whether it looks for adversarial examples at all, and can overfit to them"""
     compiles: ClassVar[bool] = True
-    """whether `torch.compile` can differentiate it; not twice (pytorch issue 91469)"""
+    """whether `torch.compile` can differentiate it; not twice (pytorch/pytorch#91469)"""
 
     @abstractmethod
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from quench.datasets import Batch
-from quench.errors import require
+from quench.errors import positive
 from quench.geometry.l2 import L2
 from quench.methods import Context, Method
 from quench.threat_model import ThreatModel
@@ -34,8 +34,7 @@ class FastEGL1(Method):
     """radius of the ball that is trained on, as a ratio of epsilon"""
 
     def __post_init__(self) -> None:
-        require(self.step_ratio > 0, "step_ratio", self.step_ratio, "must be above 0")
-        require(self.radius_ratio > 0, "radius_ratio", self.radius_ratio, "must be above 0")
+        positive(self, "step_ratio", "radius_ratio")
 
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from quench.datasets import Batch
-from quench.errors import require
+from quench.errors import positive
 from quench.methods import Context, Method
 from quench.threat_model import ThreatModel
 
@@ -26,7 +26,7 @@ class FGSM(Method):
     """alpha as a ratio of epsilon"""
 
     def __post_init__(self) -> None:
-        require(self.step_ratio > 0, "step_ratio", self.step_ratio, "must be above 0")
+        positive(self, "step_ratio")
 
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quench.datasets import Batch
-from quench.errors import require
+from quench.errors import not_negative, positive, require
 from quench.geometry import per_example
 from quench.methods import Context, Method
 from quench.threat_model import ThreatModel
@@ -44,10 +44,9 @@ class FGSMPGI(Method):
     """epochs after which the memory begins anew"""
 
     def __post_init__(self) -> None:
-        require(self.weight >= 0, "weight", self.weight, "must be 0 or above")
+        positive(self, "step_ratio", "reset")
+        not_negative(self, "weight")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "must be from 0 to below 1")
-        require(self.step_ratio > 0, "step_ratio", self.step_ratio, "must be above 0")
-        require(self.reset > 0, "reset", self.reset, "must be above 0")
 
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y

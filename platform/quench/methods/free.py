@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quench.datasets import Batch
-from quench.errors import require
+from quench.errors import positive
 from quench.methods import Context, Method
 from quench.threat_model import ThreatModel
 
@@ -31,8 +31,7 @@ class Free(Method):
     """alpha as a ratio of epsilon"""
 
     def __post_init__(self) -> None:
-        require(self.replays > 0, "replays", self.replays, "must be above 0")
-        require(self.step_ratio > 0, "step_ratio", self.step_ratio, "must be above 0")
+        positive(self, "replays", "step_ratio")
 
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from quench.context import crafting
 from quench.datasets import Batch
-from quench.errors import require
+from quench.errors import not_negative, positive
 from quench.methods import Context, Method
 from quench.threat_model import ThreatModel
 
@@ -35,8 +35,8 @@ class GradAlign(Method):
     """alpha as a ratio of epsilon"""
 
     def __post_init__(self) -> None:
-        require(self.weight >= 0, "weight", self.weight, "must be 0 or above")
-        require(self.step_ratio > 0, "step_ratio", self.step_ratio, "must be above 0")
+        positive(self, "step_ratio")
+        not_negative(self, "weight")
 
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y

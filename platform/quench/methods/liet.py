@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from quench.attacks import ascent_gradient
 from quench.context import crafting
 from quench.datasets import Batch
-from quench.errors import require
+from quench.errors import not_negative, positive
 from quench.methods import Context, Method
 from quench.threat_model import ThreatModel
 
@@ -43,10 +43,8 @@ class LIET(Method):
     """batches between two looks at the grey image"""
 
     def __post_init__(self) -> None:
-        require(self.weight >= 0, "weight", self.weight, "must be 0 or above")
-        require(self.noise_ratio >= 0, "noise_ratio", self.noise_ratio, "must be 0 or above")
-        require(self.step_ratio > 0, "step_ratio", self.step_ratio, "must be above 0")
-        require(self.refresh > 0, "refresh", self.refresh, "must be above 0")
+        positive(self, "step_ratio", "refresh")
+        not_negative(self, "weight", "noise_ratio")
 
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y

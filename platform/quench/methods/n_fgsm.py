@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from quench.datasets import Batch
-from quench.errors import require
+from quench.errors import not_negative, positive
 from quench.methods import Context, Method
 from quench.threat_model import ThreatModel
 
@@ -31,8 +31,8 @@ class NFGSM(Method):
     """alpha as a ratio of epsilon"""
 
     def __post_init__(self) -> None:
-        require(self.noise_ratio >= 0, "noise_ratio", self.noise_ratio, "must be 0 or above")
-        require(self.step_ratio > 0, "step_ratio", self.step_ratio, "must be above 0")
+        positive(self, "step_ratio")
+        not_negative(self, "noise_ratio")
 
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y

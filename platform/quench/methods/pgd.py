@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from quench.attacks.pgd import ascend, usual_step_ratio
 from quench.datasets import Batch
-from quench.errors import require
+from quench.errors import positive
 from quench.methods import Context, Method
 from quench.threat_model import ThreatModel
 
@@ -27,8 +27,7 @@ class PGDTraining(Method):
     """step size as a ratio of epsilon; 2.5 / steps if not given"""
 
     def __post_init__(self) -> None:
-        require(self.steps > 0, "steps", self.steps, "must be above 0")
-        require(self.step_ratio is None or self.step_ratio > 0, "step_ratio", self.step_ratio, "must be above 0")
+        positive(self, "steps", "step_ratio")
 
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quench.datasets import Batch
-from quench.errors import require
+from quench.errors import positive, require
 from quench.methods import Context, Method
 from quench.threat_model import ThreatModel
 
@@ -36,8 +36,7 @@ class SORA(Method):
     """weight of the past in the moving average of kappa"""
 
     def __post_init__(self) -> None:
-        require(self.step_ratio > 0, "step_ratio", self.step_ratio, "must be above 0")
-        require(self.tolerance > 0, "tolerance", self.tolerance, "must be above 0")
+        positive(self, "step_ratio", "tolerance")
         require(0 <= self.memory < 1, "memory", self.memory, "must be from 0 to below 1")
 
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from quench.attacks.pgd import ascend, usual_step_ratio
 from quench.context import crafting
 from quench.datasets import Batch
-from quench.errors import require
+from quench.errors import not_negative, positive
 from quench.methods import Context, Method
 from quench.threat_model import ThreatModel
 
@@ -33,9 +33,8 @@ class TRADES(Method):
     """step size as a ratio of epsilon; 2.5 / steps if not given"""
 
     def __post_init__(self) -> None:
-        require(self.beta >= 0, "beta", self.beta, "must be 0 or above")
-        require(self.steps > 0, "steps", self.steps, "must be above 0")
-        require(self.step_ratio is None or self.step_ratio > 0, "step_ratio", self.step_ratio, "must be above 0")
+        positive(self, "steps", "step_ratio")
+        not_negative(self, "beta")
 
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from quench.errors import require
+from quench.errors import positive
 from quench.models import Model
 
 
@@ -22,7 +22,7 @@ class PreActResNet(Model):
     """channels of the first stage; each of the other three doubles them"""
 
     def __post_init__(self) -> None:
-        require(self.width > 0, "width", self.width, "must be above 0")
+        positive(self, "width")
 
     def layers(self, channels: int, classes: int) -> nn.Module:
         stages: list[nn.Module] = []

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from quench.attacks import Attack
 from quench.attacks.pgd import PGD
 from quench.context import SIGNALS
-from quench.errors import InvalidValue, require
+from quench.errors import InvalidValue, positive
 from quench.methods import Method
 from quench.ranks import Ranks
 
@@ -55,8 +55,7 @@ class Guard:
     """how many healthy epochs' weights to keep in memory, for rollback"""
 
     def __post_init__(self) -> None:
-        for name in ("every", "accuracy_rise", "abnormal_rise", "linearity_fall", "rollbacks", "snapshots"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
+        positive(self, "every", "accuracy_rise", "abnormal_rise", "linearity_fall", "rollbacks", "snapshots")
 
     def check(self, method: Method) -> None:
         """Refuse a remedy that `method` has no field for."""

@@ -10,7 +10,7 @@ from quench.attacks.pgd import PGD
 from quench.catalogue import name_of
 from quench.context import Statistics
 from quench.datasets import Dataset
-from quench.errors import require
+from quench.errors import not_negative, positive, require
 from quench.methods import Method
 from quench.models import Model
 from quench.threat_model import ThreatModel
@@ -32,10 +32,10 @@ class SGD:
     weight_decay: float = 5e-4
 
     def __post_init__(self) -> None:
-        require(self.lr > 0, "lr", self.lr, "must be above 0")
+        positive(self, "lr")
+        not_negative(self, "weight_decay")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "must be from 0 to below 1")
         require(self.momentum > 0 or not self.nesterov, "nesterov", self.nesterov, "needs momentum above 0")
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "must be 0 or above")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Augmentation:
     """mirror every other image, left to right, at random"""
 
     def __post_init__(self) -> None:
-        require(self.padding >= 0, "padding", self.padding, "must be 0 or above")
+        not_negative(self, "padding")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +105,13 @@ class Recipe:
     """of weights, order, augmentation and perturbations"""
 
     def __post_init__(self) -> None:
+        positive(self, "workers", "batch_size", "validation")
+        not_negative(self, "patience", "seed")
         norm, norms = name_of(self.threat.norm), self.method.norms
         method = name_of(self.method)
         require(norm in norms, "threat.norm", norm, f"the method {method} is defined in {', '.join(norms)} only")
         require(self.method.compiles or not self.compile, "compile", self.compile, f"must be false for {method}")
         self.guard.check(self.method)
-        require(self.workers > 0, "workers", self.workers, "must be above 0")
-        require(self.batch_size > 0, "batch_size", self.batch_size, "must be above 0")
         below = max(self.batch_size // self.workers, 1) * self.workers
         near = below if below == self.workers else f"{below} or {below + self.workers}"
         allowed = f"must be a multiple of workers = {self.workers}; nearest: {near}"
@@ -119,7 +119,4 @@ class Recipe:
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "must be from 0 to below 1")
         allowed = "must be from 0 to 1"
         require(0 <= self.epsilon_warmup <= 1, "epsilon_warmup", self.epsilon_warmup, allowed)
-        require(self.patience >= 0, "patience", self.patience, "must be 0 or above")
         require(0 <= self.averaging < 1, "averaging", self.averaging, "must be from 0 to below 1")
-        require(self.validation > 0, "validation", self.validation, "must be above 0")
-        require(self.seed >= 0, "seed", self.seed, "must be 0 or above")

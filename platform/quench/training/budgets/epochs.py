@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from quench.errors import require
+from quench.errors import positive
 from quench.training.budgets import Budget
 
 
@@ -19,7 +19,7 @@ class Epochs(Budget):
     """passes over the training images"""
 
     def __post_init__(self) -> None:
-        require(self.epochs > 0, "epochs", self.epochs, "must be above 0")
+        positive(self, "epochs")
 
     @property
     def amount(self) -> float:
