@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quench.catalogue import name_of
 from quench.config import decode, describe, encode, flatten, override
 from quench.errors import InvalidValue
 from quench.geometry.l2 import L2
@@ -47,6 +48,14 @@ def test_override_takes_parts_names_and_fractions(recipe: Recipe) -> None:
 
 def test_fields_that_must_agree_change_together(recipe: Recipe) -> None:
     assert override(recipe, {"workers": 3, "batch_size": 129}).workers == 3
+
+
+def test_fields_that_must_agree_can_change_at_once(recipe: Recipe) -> None:
+    changes = {"method": "fast_eg_l1", "threat.norm": "l1", "threat.norm.density": 0.1, "threat.epsilon": "24/2"}
+    changed = override(recipe, changes)
+    assert (name_of(changed.method), str(changed.threat)) == ("fast_eg_l1", "l1 12")
+    with pytest.raises(InvalidValue, match="threat.norm = 'linf': the method fast_eg_l1 is defined in l1 only"):
+        override(changed, {"threat.norm": "linf"})
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from fractions import Fraction
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 from cattrs import BaseValidationError, Converter, transform_error
@@ -42,25 +42,19 @@ def decode(kind: type[T], data: object) -> T:
 def override(value: T, changes: Mapping[str, object]) -> T:
     """A copy of `value` with dotted keys replaced: `{"threat.epsilon": "8/255", "method": "pgd"}`.
 
-    Changes are made from the outside in, so that `method.steps` finds the `method` given beside it;
-    those of one depth are made together, so that two fields that must agree can change at once.
+    Changes are made from the outside in, so that `method.steps` finds the `method` given beside it, and
+    checked together, so that fields that must agree can change at once.
     """
-
-    def depth(key: str) -> int:
-        return key.count(".")
-
-    for _, keys in groupby(sorted(changes, key=depth), key=depth):
-        data = encode(value)
-        for key in keys:
-            _set(data, key, _with_own_fields(value, key, changes))
-        value = decode(type(value), data)
-    return value
+    data = encode(value)
+    for key in sorted(changes, key=lambda key: key.count(".")):
+        _set(data, key, _with_own_fields(value, key, changes))
+    return decode(type(value), data)
 
 
 def _with_own_fields(value: object, key: str, changes: Mapping[str, object]) -> object:
-    """The change of `key`; where it names a plug-in, together with the fields given for that plug-in.
+    """The change of `key`; where it names a plug-in, that with all its fields: those given for it, and the defaults.
 
-    Some plug-ins cannot be made without: an image folder has no default place.
+    Some plug-ins cannot be made without the former: an image folder has no default place.
     """
     held: Any = value
     for step in key.split("."):
@@ -68,9 +62,15 @@ def _with_own_fields(value: object, key: str, changes: Mapping[str, object]) -> 
     new = changes[key]
     if not isinstance(held, Plugin) or not isinstance(new, str):
         return new
-    member = members(type(held).__bases__[0]).get(new)
-    names = [field.name for field in fields(cast("Any", member))] if member else []
-    return {"name": new, **{name: changes[f"{key}.{name}"] for name in names if f"{key}.{name}" in changes}}
+    family: type[Plugin] = type(held).__bases__[0]
+    if new not in members(family):
+        return new
+    names = [field.name for field in fields(cast("Any", members(family)[new]))]
+    given = {name: encode(changes[f"{key}.{name}"]) for name in names if f"{key}.{name}" in changes}
+    try:
+        return _plugin_from_data({"name": new, **given}, family)
+    except (BaseValidationError, InvalidValue) as error:
+        raise _refusal(error, key) from None
 
 
 def flatten(value: object) -> dict[str, Any]:
