@@ -9,7 +9,7 @@ Settings:  digits enlarged to 16x16, a narrow PreActResNet and a constant learni
            small plain networks or with smaller epsilons nothing collapses; without the warm-up of epsilon
            it does so in the first epoch, before there is anything to lose. Zero-start FGSM is written
            as N-FGSM without noise, so that noise is there to be added.
-Control:   FGSM-RS and N-FGSM, the same otherwise, do not collapse within these 30 epochs.
+Control:   N-FGSM, the same otherwise, does not collapse within these 30 epochs; FGSM-RS does in one of five.
 """
 
 from quench import Choice, Sweep, ThreatModel

@@ -134,7 +134,7 @@ def terminal() -> Console:
 def trade_off_table(frame: pd.DataFrame) -> Table:
     """`analysis.runs.configurations` for people: every configuration, those on the Pareto front marked."""
     table = Table(
-        *(Column(name, no_wrap=True) for name in _TRADE_OFF_COLUMNS),
+        *(Column(name, no_wrap=name != "method") for name in _TRADE_OFF_COLUMNS),
         title="Train seconds against robust accuracy on the test images; * on the Pareto front",
         title_justify="left",
         box=SIMPLE_HEAD,
