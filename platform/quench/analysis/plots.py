@@ -42,7 +42,8 @@ def time_vs_robustness(runs: pd.DataFrame, epochs: pd.DataFrame, events: pd.Data
     handles.append(Line2D([], [], color="0.4", linestyle="--", label="Pareto front"))
     if events["confirmed"].any():
         handles.append(Line2D([], [], color="black", marker="x", linestyle="", label="catastrophic overfitting"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False)
+    fit = int(figure.get_figwidth() * 11 / (max(len(name) for name in look) + 8))  # some 11 letters an inch
+    figure.legend(handles=handles, loc="outside lower center", ncols=max(min(fit, 6), 1), frameon=False)
     figure.suptitle("What a second of training buys")
     return figure
 

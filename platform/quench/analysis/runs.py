@@ -57,7 +57,8 @@ def detections(epochs: pd.DataFrame, events: pd.DataFrame) -> pd.DataFrame:
     Afterwards, a run has collapsed if it ends with less than half of its best robust accuracy on the held-out
     images; `onset` is the update at the end of the first epoch after which it stayed there, and NaN for a
     healthy run. `detected` is the update of the first confirmed alarm, `late` how many updates after the
-    onset's epoch began, `cause` its signal; `false_alarms` counts those that were not confirmed.
+    onset's epoch began, `cause` its signal; `false_alarms` counts those that were not confirmed. `bent` is the
+    update at the end of the first epoch whose linearity was 0.2 below the run's highest.
     """
     return pd.DataFrame([_detection(str(run), part, events) for run, part in epochs.groupby("run", sort=False)])
 
@@ -68,6 +69,9 @@ def _detection(run: str, epochs: pd.DataFrame, events: pd.DataFrame) -> dict[str
     row: dict[str, Any] = {"run": run, "configuration": epochs["configuration"].iloc[0], "onset": float("nan")}
     if last + 1 < len(epochs):
         row["onset"] = epochs["updates"].iloc[last + 1]
+    if "linearity" in epochs:
+        fell = epochs.loc[epochs["linearity"] < epochs["linearity"].cummax() - 0.2, "updates"]
+        row["bent"] = fell.iloc[0] if len(fell) else float("nan")
     mine = events.loc[events["run"] == run].to_dict("records")
     confirmed = [event for event in mine if event["confirmed"]]
     row["false_alarms"] = len(mine) - len(confirmed)

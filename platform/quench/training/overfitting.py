@@ -8,7 +8,6 @@ Flammarion 2020, arXiv 2007.02617). The first three are known from the training 
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -156,8 +155,10 @@ class Watch:
 
     def after_epoch(self, fgsm: float, robust: float) -> bool:
         """Take the epoch's accuracies on the held-out images. True if the weights are now others: judge them again."""
-        known, watching = self.collapsed, self.armed and self.guard.action != "off"
-        self.collapsed = watching and collapsed(fgsm, robust, self.state.best_accuracy)
+        if self.lost or self.guard.action == "off":
+            return False
+        known = self.collapsed
+        self.collapsed = self.armed and collapsed(fgsm, robust, self.state.best_accuracy)
         if not self.collapsed or known:
             if robust >= 0.75 * self.state.best_accuracy:
                 self._keep()
@@ -179,16 +180,13 @@ class Watch:
     def _alarm(self, seen: Mapping[str, float]) -> str | None:
         if self._looks < 3:
             return None
-        limits = {
-            "accuracy": self.guard.accuracy_rise,
-            "abnormal": self.guard.abnormal_rise,
-            "linearity": -self.guard.linearity_fall,
+        rise = {name: value - self._usual.get(name, value) for name, value in seen.items()}
+        given = {
+            "accuracy": rise.get("accuracy", 0.0) > self.guard.accuracy_rise,
+            "abnormal": rise.get("abnormal", 0.0) > self.guard.abnormal_rise,
+            "linearity": -rise.get("linearity", 0.0) > self.guard.linearity_fall,
         }
-        for name, limit in limits.items():
-            moved = (seen.get(name, 0.0) - self._usual.get(name, 0.0)) * math.copysign(1, limit)
-            if moved > abs(limit):
-                return name
-        return None
+        return next((name for name, alarm in given.items() if alarm), None)
 
     def _learn(self, seen: Mapping[str, float], anew: bool) -> None:
         """Running means over some five looks; after an alarm its level is the usual one, so that it is given once."""
