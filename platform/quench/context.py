@@ -46,7 +46,8 @@ class Context:
     """of the batch within its epoch"""
     linearity: Tensor | None = None
     """of the latest update, where `observe` could tell"""
-    _starts: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]])
+    _gradients: int = 0
+    _start: tuple[Tensor, Tensor] | None = None
     _images: Tensor | None = None
     _losses: Tensor | None = None
     _correct: Tensor | None = None
@@ -61,7 +62,7 @@ class Context:
         """
         with crafting(model, self.statistics) as bare:
             gradient, losses = ascent_gradient(bare, x, objective or (lambda logits: self.losses(logits, y)))
-        self.note(gradient, losses)
+        self._note(gradient, losses)
         return gradient
 
     def gradient_and_logits(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,12 +72,8 @@ class Context:
             logits = bare(pixels)
             losses = self.losses(logits, y)
             (gradient,) = torch.autograd.grad(losses.sum(), pixels, retain_graph=True)
-        self.note(gradient, losses)
+        self._note(gradient, losses)
         return gradient, logits
-
-    def note(self, gradient: Tensor, losses: Tensor) -> None:
-        """Tell of a gradient that was taken without `gradient`, and of each example's loss there."""
-        self._starts.append((gradient.detach(), losses.detach()))
 
     def forward(self, model: nn.Module, adversarial: Tensor) -> Tensor:
         """The logits to learn from. After the backward pass `input_gradient` is known: a convolution's worth."""
@@ -118,8 +115,8 @@ class Context:
         assert self._losses is not None, "every update calls context.loss"
         assert self._correct is not None
         values = [self._losses.mean(), self._correct.float().mean()]
-        if len(self._starts) == 1 and self._images is not None:
-            (before, start_losses), after = self._starts[0], self.input_gradient
+        if self._gradients == 1 and self._start is not None and self._images is not None:
+            (before, start_losses), after = self._start, self.input_gradient
             uphill = geometry.steepest(before)
             slope = (uphill * before).sum().clamp_min(torch.finfo(before.dtype).tiny)
             linearity = ((uphill * after).sum() / slope).clamp(-1, 1)
@@ -128,8 +125,11 @@ class Context:
             values += [linearity, alignment, (self._losses < start_losses).float().mean()]
         else:
             values += [torch.full_like(values[0], torch.nan)] * 3
-        self._starts = []
+        self._gradients, self._start = 0, None
         return torch.stack([value.float() for value in values])
+
+    def _note(self, gradient: Tensor, losses: Tensor) -> None:
+        self._gradients, self._start = self._gradients + 1, (gradient.detach(), losses.detach())
 
 
 @contextmanager
