@@ -1,0 +1,52 @@
+"""The README's tables of these results, as Markdown.
+
+Run:       python experiments/results/tables.py
+           A test holds the README to it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+HERE = Path(__file__).parent
+GUARDS = {
+    "n_fgsm noise_ratio=0 action=record remedy=smaller_step": "FGSM, only recorded: as without a guard",
+    "n_fgsm noise_ratio=0 action=stop remedy=smaller_step": "FGSM, stopped, best weights",
+    "n_fgsm noise_ratio=0 action=rollback remedy=smaller_step": "FGSM, rolled back, smaller step",
+    "n_fgsm noise_ratio=0 action=rollback remedy=more_noise": "FGSM, rolled back, more noise",
+    "fgsm_rs": "FGSM-RS, only recorded",
+    "n_fgsm noise_ratio=2 action=record remedy=smaller_step": "N-FGSM, only recorded",
+}
+
+
+def robust(row: pd.Series) -> str:
+    return f"{row['robust']:.1%} ({100 * row['robust_min']:.1f} - {100 * row['robust_max']:.1f})"
+
+
+def methods(threat: str) -> list[str]:
+    """Rows by robust accuracy at equal epochs."""
+    frame = pd.read_csv(HERE / "methods.csv").query("threat == @threat")
+    frame[["method", "budget"]] = frame["configuration"].str.split(" budget=", expand=True)
+    epochs, seconds = (frame.query("budget == @name").set_index("method") for name in ("epochs", "seconds"))
+    lines = [f"| {threat} | 30 epochs: s | clean | robust | 5 s: clean | robust |", "|---|---|---|---|---|---|"]
+    for name, row in epochs.sort_values("robust", ascending=False).iterrows():
+        other = seconds.loc[name]
+        cells = [f"`{name}`", f"{row['train_seconds']:.1f}", f"{row['clean']:.1%}", robust(row)]
+        lines.append(f"| {' | '.join([*cells, format(other['clean'], '.1%'), robust(other)])} |")
+    return lines
+
+
+def guards() -> list[str]:
+    frame = pd.read_csv(HERE / "overfitting.csv").set_index("configuration")
+    lines = ["| | lost | clean | robust |", "|---|---|---|---|"]
+    for name, meaning in GUARDS.items():
+        row = frame.loc[name]
+        lines.append(f"| {meaning} | {row['lost']} of {row['seeds']} | {row['clean']:.1%} | {robust(row)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    for lines in (methods("linf 0.15"), methods("l2 0.7"), guards()):
+        print(*lines, "", sep="\n")
