@@ -38,7 +38,7 @@ def event_frame(records: Iterable[Record]) -> pd.DataFrame:
         {**_identity(record), "epoch": entry["epoch"], **_flat(event)}
         for record in records
         for entry in record.entries("epoch")
-        for event in entry["events"]
+        for event in entry.get("events", ())  # records of older versions have none
     ]
     return pd.DataFrame(
         rows,

@@ -19,7 +19,8 @@ class FGSMRS(Method):
 
     delta = P(eta + alpha steepest(grad loss(x + eta))) with eta uniform in the ball. In the
     Euclidean norm it is the single-step training of Goodwin, Brown & Helus (arXiv 2007.03832):
-    eta a random direction of random length, the step along g / ||g||.
+    eta a random direction of random length, the step along g / ||g||. In l1, which neither treats, the step
+    is sparse; `fast_eg_l1` is the method made for that norm.
 
     An update costs 5 forward passes' worth of work. Departs from the published loop in one thing:
     the crafting pass computes no weight gradients, which it threw away (6 units of work).

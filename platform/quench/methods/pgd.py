@@ -18,7 +18,8 @@ from quench.threat_model import ThreatModel
 class PGDTraining(Method):
     """Madry et al. 2018 (arXiv 1706.06083), eq. 2.1 with the inner maximum by `steps` of PGD.
 
-    An update costs 2 `steps` + 3 forward passes' worth of work.
+    An update costs 2 `steps` + 3 forward passes' worth of work. In l1, which the paper does not treat,
+    steps are sparse as in SLIDE and APGD-L1 (see `geometry.l1`).
     """
 
     steps: int = 7
