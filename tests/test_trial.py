@@ -47,6 +47,21 @@ def test_a_run_lost_to_overfitting_says_so(
         assert record.entries("status")[-1]["reason"].startswith("robust only against its own attack")
 
 
+@pytest.mark.parametrize("action", ["record", "stop"])
+def test_a_lost_run_is_still_lost_after_a_crash(action: str, recipe: Recipe, tmp_path: Path) -> None:
+    """One that ends between its last epoch's report and the word that it is lost."""
+    record = carry_out(override(recipe, GULLIBLE | {"guard.action": action}), tmp_path / "run")
+    log = record.directory / "log.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(line for line in lines if '"epoch"' in line and '"kind": "epoch"' in line))
+    before = events(record)
+    for _ in trial.run(record, torch.device("cpu")):
+        raise AssertionError("there is no epoch left")
+    assert record.status == "catastrophic_overfitting"
+    assert events(record) == before
+    assert len(record.entries("evaluation")) == 1
+
+
 def test_a_guard_goes_back_so_often_and_no_oftener(recipe: Recipe, tmp_path: Path) -> None:
     changes = {"guard.action": "rollback", "guard.rollbacks": 2, "budget.epochs": 20}
     record = carry_out(override(recipe, GULLIBLE | changes), tmp_path / "run")

@@ -70,7 +70,7 @@ def test_each_signal_gives_an_alarm_on_its_own(recipe: Recipe, change: dict[str,
     assert (event.fgsm_accuracy, event.robust_accuracy) == COLLAPSED
     assert event.signals[cause] == pytest.approx(change[cause])
     assert event.usual[cause] == pytest.approx(float(signals()[{"accuracy": 1, "linearity": 2, "abnormal": 4}[cause]]))
-    assert watched.collapsed
+    assert watched.state.collapsed
     assert not watched.lost
     assert watched.take_events() == ()
 
@@ -101,7 +101,7 @@ def test_stop_gives_the_run_up(recipe: Recipe) -> None:
     watched = watch(recipe, Guard(every=1, action="stop"), [COLLAPSED])
     feed(watched, *[signals()] * 4, signals(accuracy=0.9))
     assert watched.lost
-    assert watched.collapsed
+    assert watched.state.collapsed
     assert watched.take_events()[0].action == "stopped"
 
 
@@ -118,7 +118,7 @@ def test_rollback_restores_the_last_healthy_weights_and_goes_further_back_each_t
         weights.data.fill_(9)
         feed(watched, signals(accuracy=0.9))
         assert weights.unique().tolist() == [back], "epochs 0 and 3 were not within a quarter of the best"
-        assert not watched.collapsed
+        assert not watched.state.collapsed
     assert (watched.state.rollbacks, watched.state.updates, watched.state.epoch) == (2, 77, 4)
     feed(watched, signals(accuracy=0.9))
     assert watched.lost, "there is nothing left to go back to"
@@ -159,7 +159,7 @@ def test_off_is_off(recipe: Recipe) -> None:
     watched = watch(recipe, Guard(every=1, action="off"), [])
     feed(watched, *[signals()] * 4, signals(accuracy=0.9))
     assert not watched.after_epoch(*COLLAPSED)
-    assert not watched.collapsed
+    assert not watched.state.collapsed
     assert watched.take_events() == ()
 
 

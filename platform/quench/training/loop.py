@@ -112,7 +112,7 @@ def fit(state: TrainState, recipe: Recipe, data: Data, ranks: Ranks = Ranks()) -
             rollbacks=state.rollbacks,
             events=watch.take_events(),
         )
-    if watch.lost or watch.collapsed:
+    if watch.lost or state.collapsed:
         raise CatastrophicOverfitting(f"robust only against its own attack, at epoch {state.epoch}")
 
 

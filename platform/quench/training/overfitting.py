@@ -115,7 +115,7 @@ def collapsed(fgsm: float, robust: float, best: float) -> bool:
 
 @dataclass
 class Watch:
-    """A guard at work on one run. It starts with an empty memory, also when a run is resumed."""
+    """A guard at work on one run. Resumed, it knows whether the run had collapsed, and learns the rest anew."""
 
     guard: Guard
     state: TrainState
@@ -124,17 +124,16 @@ class Watch:
     ranks: Ranks
     events: list[Event] = field(default_factory=list[Event])
     """since they were last taken"""
-    lost: bool = False
+    lost: bool = field(init=False)
     """whether the guard has given the run up"""
     armed: bool = True
     """whether to draw conclusions: not while training's epsilon is still growing towards the one that is judged by"""
-    collapsed: bool = False
-    """whether the weights were catastrophically overfitted when they were last judged"""
     _window: list[Tensor] = field(default_factory=list[Tensor])
     _usual: dict[str, float] = field(default_factory=dict[str, float])
     _looks: int = 0
 
     def __post_init__(self) -> None:
+        self.lost = self.state.collapsed and self.guard.action in ("stop", "rollback")
         self._ring: deque[dict[str, Any]] = deque(maxlen=self.guard.snapshots)
         self._keep()
 
@@ -146,7 +145,7 @@ class Watch:
         if len(self._window) < self.guard.every:
             return
         seen = self._means()
-        cause = self._alarm(seen) if self.armed and not self.collapsed else None
+        cause = self._alarm(seen) if self.armed and not self.state.collapsed else None
         if cause is not None:
             self._conclude(cause, seen, *self.judge(self.state.model, self.guard.confirmation))
             if self.events[-1].action == "rolled back":
@@ -157,14 +156,14 @@ class Watch:
         """Take the epoch's accuracies on the held-out images. True if the weights are now others: judge them again."""
         if self.lost or self.guard.action == "off":
             return False
-        known = self.collapsed
-        self.collapsed = self.armed and collapsed(fgsm, robust, self.state.best_accuracy)
-        if not self.collapsed or known:
+        known = self.state.collapsed
+        self.state.collapsed = self.armed and collapsed(fgsm, robust, self.state.best_accuracy)
+        if not self.state.collapsed or known:
             if robust >= 0.75 * self.state.best_accuracy:
                 self._keep()
             return False
         self._conclude("probe", {}, fgsm, robust)
-        return not self.collapsed
+        return not self.state.collapsed
 
     def take_events(self) -> tuple[Event, ...]:
         """The events since the last call."""
@@ -196,7 +195,7 @@ class Watch:
 
     def _conclude(self, cause: str, seen: dict[str, float], fgsm: float, robust: float) -> None:
         self.state.alarms += 1
-        self.collapsed = confirmed = collapsed(fgsm, robust, self.state.best_accuracy)
+        self.state.collapsed = confirmed = collapsed(fgsm, robust, self.state.best_accuracy)
         action = self._act() if confirmed else "none"
         self.events.append(
             Event(
@@ -219,7 +218,7 @@ class Watch:
             # Each is used once: if the run collapses again before it has recovered, it goes further back.
             self.state.go_back(self._ring.pop())
             self.state.rollbacks += 1
-            self.collapsed = False
+            self.state.collapsed = False
             return "rolled back"
         self.lost = True
         return "stopped"

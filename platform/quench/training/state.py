@@ -14,7 +14,7 @@ from quench.datasets import ImageSpec
 from quench.training.clock import Clock
 from quench.training.recipe import Recipe
 
-_COUNTERS = ("epoch", "updates", "best_epoch", "best_accuracy", "alarms", "rollbacks")
+_COUNTERS = ("epoch", "updates", "best_epoch", "best_accuracy", "alarms", "rollbacks", "collapsed")
 
 
 @dataclass
@@ -39,6 +39,8 @@ class TrainState:
     """of the overfitting guard"""
     rollbacks: int = 0
     """how often the guard has gone back; each makes the method a little milder"""
+    collapsed: bool = False
+    """whether the weights were catastrophically overfitted when they were last judged"""
     clock: Clock = field(init=False)
 
     def __post_init__(self) -> None:
