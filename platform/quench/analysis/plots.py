@@ -114,7 +114,8 @@ def draw_trade_off(runs: pd.DataFrame, axes: Axes, look: Look) -> None:
 def styles(epochs: pd.DataFrame) -> Look:
     """A colour and a marker for each configuration, in the order in which they appear."""
     names = dict.fromkeys(epochs["configuration"])
-    return {name: (_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(names)}
+    n = len(_COLOURS)  # beyond which colours come again, with other markers
+    return {name: (_COLOURS[i % n], _MARKERS[(i + i // n) % len(_MARKERS)]) for i, name in enumerate(names)}
 
 
 def _seconds_and_shares(axes: Axes) -> None:
