@@ -64,7 +64,7 @@ def test_collapse_is_accuracy_under_fgsm_alone(fgsm: float, robust: float, best:
 )
 def test_each_signal_gives_an_alarm_on_its_own(recipe: Recipe, change: dict[str, float], cause: str) -> None:
     watched = watch(recipe, Guard(every=1), [COLLAPSED])
-    feed(watched, *[signals()] * 4, signals(**change))
+    feed(watched, *[signals()] * 6, signals(**change))
     (event,) = watched.take_events()
     assert (event.cause, event.confirmed, event.action) == (cause, True, "recorded")
     assert (event.fgsm_accuracy, event.robust_accuracy) == COLLAPSED
@@ -84,14 +84,14 @@ def test_steady_progress_gives_none(recipe: Recipe) -> None:
 def test_signals_are_averaged_between_looks_and_may_be_missing(recipe: Recipe) -> None:
     watched = watch(recipe, Guard(every=4), [HEALTHY])
     missing = torch.tensor([1.5, 0.4, torch.nan, torch.nan, torch.nan])
-    feed(watched, *[missing] * 16, *[missing + 0.1, missing + 0.1, missing + 0.2, missing + 0.2])
+    feed(watched, *[missing] * 24, *[missing + 0.1, missing + 0.1, missing + 0.2, missing + 0.2])
     (event,) = watched.take_events()
     assert event.signals == pytest.approx({"loss": 1.65, "accuracy": 0.55})
 
 
 def test_a_false_alarm_is_given_once(recipe: Recipe) -> None:
     watched = watch(recipe, Guard(every=1, action="stop"), [CONSTANT])
-    feed(watched, *[signals()] * 4, *[signals(accuracy=0.7)] * 5)
+    feed(watched, *[signals()] * 6, *[signals(accuracy=0.7)] * 5)
     (event,) = watched.take_events()
     assert (event.confirmed, event.action) == (False, "none")
     assert not watched.lost
@@ -99,7 +99,7 @@ def test_a_false_alarm_is_given_once(recipe: Recipe) -> None:
 
 def test_stop_gives_the_run_up(recipe: Recipe) -> None:
     watched = watch(recipe, Guard(every=1, action="stop"), [COLLAPSED])
-    feed(watched, *[signals()] * 4, signals(accuracy=0.9))
+    feed(watched, *[signals()] * 6, signals(accuracy=0.9))
     assert watched.lost
     assert watched.state.collapsed
     assert watched.take_events()[0].action == "stopped"
@@ -112,7 +112,7 @@ def test_rollback_restores_the_last_healthy_weights_and_goes_further_back_each_t
     for epoch, robust in enumerate((0.3, 0.45, 0.40, 0.33)):
         weights.data.fill_(epoch)
         assert not watched.after_epoch(0.5, robust)
-    feed(watched, *[signals()] * 4)
+    feed(watched, *[signals()] * 6)
     watched.state.updates, watched.state.epoch = 77, 4
     for back in (2, 1):
         weights.data.fill_(9)
@@ -128,7 +128,7 @@ def test_rollback_restores_the_last_healthy_weights_and_goes_further_back_each_t
 def test_a_run_is_lost_after_its_last_rollback(recipe: Recipe) -> None:
     watched = watch(recipe, Guard(every=1, action="rollback", rollbacks=1), [COLLAPSED, COLLAPSED])
     watched.after_epoch(*HEALTHY)
-    feed(watched, *[signals()] * 4, signals(accuracy=0.9), signals(accuracy=0.9))
+    feed(watched, *[signals()] * 6, signals(accuracy=0.9), signals(accuracy=0.9))
     assert [event.action for event in watched.take_events()] == ["rolled back", "stopped"]
     assert watched.lost
 
@@ -147,7 +147,7 @@ def test_an_epoch_shows_what_the_signals_missed(recipe: Recipe) -> None:
 def test_nothing_is_concluded_while_epsilon_grows(recipe: Recipe) -> None:
     watched = watch(recipe, Guard(every=1, action="stop"), [COLLAPSED])
     watched.armed = False
-    feed(watched, *[signals()] * 4, signals(accuracy=0.9))
+    feed(watched, *[signals()] * 6, signals(accuracy=0.9))
     assert not watched.after_epoch(*COLLAPSED)
     assert watched.take_events() == ()
     watched.armed = True
@@ -157,7 +157,7 @@ def test_nothing_is_concluded_while_epsilon_grows(recipe: Recipe) -> None:
 
 def test_off_is_off(recipe: Recipe) -> None:
     watched = watch(recipe, Guard(every=1, action="off"), [])
-    feed(watched, *[signals()] * 4, signals(accuracy=0.9))
+    feed(watched, *[signals()] * 6, signals(accuracy=0.9))
     assert not watched.after_epoch(*COLLAPSED)
     assert not watched.state.collapsed
     assert watched.take_events() == ()

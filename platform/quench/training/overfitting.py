@@ -177,7 +177,7 @@ class Watch:
         return {name: value / self.ranks.size for name, value in zip(SIGNALS, total, strict=True) if value == value}
 
     def _alarm(self, seen: Mapping[str, float]) -> str | None:
-        if self._looks < 3:
+        if self._looks < 5:  # at first accuracy rises fast in any case
             return None
         rise = {name: value - self._usual.get(name, value) for name, value in seen.items()}
         given = {
@@ -188,9 +188,9 @@ class Watch:
         return next((name for name, alarm in given.items() if alarm), None)
 
     def _learn(self, seen: Mapping[str, float], anew: bool) -> None:
-        """Running means over some five looks; after an alarm its level is the usual one, so that it is given once."""
+        """Running means over some two looks; after an alarm its level is the usual one, so that it is given once."""
         for name, value in seen.items():
-            self._usual[name] = value if anew else 0.8 * self._usual.get(name, value) + 0.2 * value
+            self._usual[name] = value if anew else (self._usual.get(name, value) + value) / 2
         self._looks += 1
 
     def _conclude(self, cause: str, seen: dict[str, float], fgsm: float, robust: float) -> None:
