@@ -54,7 +54,7 @@ def test_archive_and_unpacked_folder_read_alike(tmp_path: Path, classes: int, tr
     files = files_of(classes)
     archive = write_archive(tmp_path / "cifar.tar.gz", files)
     with tarfile.open(archive) as tar:
-        tar.extractall(tmp_path / "unpacked", filter="data")
+        tar.extractall(tmp_path / "unpacked")
     for path in (archive, tmp_path / "unpacked"):
         whole, test, names = Cifar(classes=classes, path=str(path)).splits()  # type: ignore[arg-type]
         assert (len(whole), len(test), len(names)) == (train, PER_FILE, classes)
