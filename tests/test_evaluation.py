@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
+from quench.attacks import Attack, Stage, Victim
 from quench.attacks.pgd import PGD
 from quench.datasets import Batch, Split
-from quench.evaluation import evaluate, evaluating, wilson
+from quench.evaluation import evaluate, evaluating
+from quench.evaluation.intervals import wilson
 from quench.geometry.linf import Linf
 from quench.ranks import Ranks
 from quench.threat_model import ThreatModel
@@ -40,13 +44,9 @@ def split() -> Split:
     return Split(grey.view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous(), torch.tensor([1, 0, 1, 0, 1]))
 
 
-def rng() -> Generator:
-    return Generator().manual_seed(0)
-
-
 @pytest.mark.parametrize("batch_size", [1, 2, 500])
 def test_counts_what_is_right_and_stays_right(batch_size: int) -> None:
-    report = evaluate(Threshold(), split(), {"pgd": PGD(steps=5)}, THREAT, rng(), batch_size)
+    report = evaluate(Threshold(), split(), {"pgd": PGD(steps=5)}, THREAT, 0, batch_size)
     assert report.correct["clean"].tolist() == [False, True, True, True, True]
     assert report.robust_bits.tolist() == [False, True, True, False, False]
     assert (report.n, report.clean.value, report.robust.value, report.under("pgd").value) == (5, 0.8, 0.4, 0.4)
@@ -54,13 +54,13 @@ def test_counts_what_is_right_and_stays_right(batch_size: int) -> None:
 
 def test_robust_means_under_every_attack() -> None:
     weak = PGD(steps=1, step_ratio=0.01, random_start=False)
-    report = evaluate(Threshold(), split(), {"weak": weak, "strong": PGD(steps=5)}, THREAT, rng(), 4)
+    report = evaluate(Threshold(), split(), {"weak": weak, "strong": PGD(steps=5)}, THREAT, 0, 4)
     assert report.under("weak").value == 0.8
     assert report.robust.value == report.under("strong").value == 0.4
 
 
 def test_shares_of_several_workers_add_up_to_the_whole() -> None:
-    whole = evaluate(Threshold(), split(), {"pgd": PGD(steps=5)}, THREAT, rng(), 4)
+    whole = evaluate(Threshold(), split(), {"pgd": PGD(steps=5)}, THREAT, 0, 4)
 
     class Alone(Ranks):
         """Worker r of 2, without a group to sum over."""
@@ -68,18 +68,26 @@ def test_shares_of_several_workers_add_up_to_the_whole() -> None:
         def total(self, value: Tensor) -> Tensor:
             return value
 
-    parts = [evaluate(Threshold(), split(), {"pgd": PGD(steps=5)}, THREAT, rng(), 4, ranks=Alone(r, 2)) for r in (0, 1)]
+    parts = [evaluate(Threshold(), split(), {"pgd": PGD(steps=5)}, THREAT, 0, 4, ranks=Alone(r, 2)) for r in (0, 1)]
     for name, bits in whole.correct.items():
         assert torch.equal(parts[0].correct[name] | parts[1].correct[name], bits)
         assert not (parts[0].correct[name] & parts[1].correct[name]).any()
 
 
-def test_an_attack_that_leaves_the_ball_is_an_error() -> None:
-    def cheat(model: nn.Module, batch: Batch, threat: ThreatModel, rng: Generator) -> Tensor:
-        return 1 - batch.x
+@dataclass(frozen=True)
+class Cheat(Attack):
+    """Inverts the image, which may be far outside the ball."""
 
-    with pytest.raises(RuntimeError, match="cheat left the threat model linf 0.2 on 3 examples"):
-        evaluate(Threshold(), split(), {"cheat": cheat}, THREAT, rng(), 4)  # type: ignore[dict-item]
+    def stages(self, threat: ThreatModel, classes: int) -> dict[str, Stage]:
+        def invert(victim: Victim, batch: Batch, threat: ThreatModel, seed: int) -> Tensor:
+            return 1 - batch.x
+
+        return {"invert": invert}
+
+
+def test_an_image_outside_the_threat_model_does_not_count() -> None:
+    report = evaluate(Threshold(), split(), {"cheat": Cheat()}, THREAT, 0, 4)
+    assert report.robust_bits.tolist() == [False, True, True, True, False]
 
 
 def test_eval_mode_is_on_while_judging_and_modes_come_back() -> None:
@@ -90,6 +98,6 @@ def test_eval_mode_is_on_while_judging_and_modes_come_back() -> None:
         assert not any(m.training for m in model.modules())
     assert [m.training for m in model.modules()] == modes
     before = model[0].running_mean.clone()
-    evaluate(model, split(), {"pgd": PGD(steps=1)}, THREAT, rng(), 4)
+    evaluate(model, split(), {"pgd": PGD(steps=1)}, THREAT, 0, 4)
     assert torch.equal(model[0].running_mean, before)
     assert [m.training for m in model.modules()] == modes

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from quench.console import LiveTable, terminal, trade_off_table
 from quench.errors import one_line
-from quench.evaluation import Share
+from quench.evaluation.intervals import Share
 from quench.follow import Follower, Sink, following
 from quench.record import Record, Status
 from quench.storage import SweepRecord

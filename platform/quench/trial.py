@@ -18,7 +18,6 @@ from quench.evaluation import RobustnessReport, evaluate, union
 from quench.ranks import Ranks
 from quench.record import Checkpoint, Record
 from quench.threat_model import ThreatModel
-from quench.training.batches import JUDGEMENT, generator
 from quench.training.loop import EpochReport, fit
 from quench.training.overfitting import CatastrophicOverfitting
 from quench.training.recipe import Recipe
@@ -93,9 +92,8 @@ def judge(
     ranks: Ranks = Ranks(),  # noqa: B008 - immutable
 ) -> RobustnessReport:
     """The test images' verdicts under `attack`."""
-    rng = generator(state.device, recipe.seed, JUDGEMENT, ranks.rank)
     test = data.test.to(state.device)
-    return evaluate(state.judged, test, {"attack": attack}, threat, rng, recipe.batch_size, ranks)
+    return evaluate(state.judged, test, {name_of(attack): attack}, threat, recipe.seed, recipe.batch_size, ranks)
 
 
 def enter_evaluation(

@@ -3,26 +3,74 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from quench.catalogue import Plugin
 from quench.datasets import Batch
 from quench.threat_model import ThreatModel
 
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A model under attack, in the mode that it is to be judged in; it is not changed, and gets no gradients."""
+
+    model: nn.Module
+    """pixels in [0, 1] `(N, C, H, W)` -> logits `(N, classes)`"""
+    batch_size: int = 250
+    """examples that go through the model at once"""
+    precision: Precision = "float32"
+    """arithmetic of crafting; verdicts are always float32's"""
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What verdicts are made from: `(N, classes)` float32, with any number of examples."""
+        with torch.no_grad():
+            return torch.cat([self.model(_for_convolutions(part)).float() for part in x.split(self.batch_size)])
+
+    def scores(self, x: Tensor) -> Tensor:
+        """The logits in the precision of crafting: for searches that ask without gradients."""
+        with torch.no_grad(), self._crafting(x):
+            return self.model(_for_convolutions(x)).float()
+
+    def gradient(self, x: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """`ascent_gradient` of `objective`, logits `(N, classes)` -> `(N,)`; its values; and the logits."""
+        seen: list[Tensor] = []
+
+        def watched(logits: Tensor) -> Tensor:
+            seen.append(logits.detach().float())
+            return objective(logits.float())
+
+        with self._crafting(x):
+            gradient, values = ascent_gradient(self.model, _for_convolutions(x), watched)
+        return gradient, values, seen[0]
+
+    def fooled(self, batch: Batch, adversarial: Tensor, threat: ThreatModel) -> Tensor:
+        """The verdict, `(N,)` bool: misclassified, and within the threat model; images outside do not count."""
+        return (self.logits(adversarial).argmax(1) != batch.y) & threat.contains(batch.x, adversarial)
+
+    def _crafting(self, x: Tensor) -> torch.autocast:
+        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+Stage = Callable[[Victim, Batch, ThreatModel, int], Tensor]
+"""(victim, batch, threat, seed) -> adversarial images, shaped like the batch's, or the image where none was found"""
+
 
 class Attack(Plugin):
-    """A search; a frozen dataclass whose fields are its strength."""
+    """A way to look for adversarial examples; a frozen dataclass whose fields are its strength."""
 
     @abstractmethod
-    def __call__(self, model: nn.Module, batch: Batch, threat: ThreatModel, rng: Generator) -> Tensor:
-        """Adversarial examples for `batch.x`: `(N, C, H, W)`, inside the threat model.
+    def stages(self, threat: ThreatModel, classes: int) -> Mapping[str, Stage]:
+        """The searches that it is made of, in their order: each gets the examples that stood up to those before.
 
-        For each example the worst that a search ended in: one that fools the model if any did. The
-        model is used in the mode it is in and is not changed; no parameter gradient is left.
+        Raises `InvalidValue` if it is not defined for this threat model or number of classes.
         """
 
 
@@ -41,3 +89,8 @@ def ascent_gradient(model: nn.Module, x: Tensor, objective: Callable[[Tensor], T
     with torch.enable_grad():
         values = objective(model(pixels))
         return torch.autograd.grad(values.sum(), pixels)[0], values.detach()
+
+
+def _for_convolutions(x: Tensor) -> Tensor:
+    """In the memory order that convolutions prefer."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

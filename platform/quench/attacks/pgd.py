@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor
 
-from quench.attacks import Attack, input_gradient
-from quench.datasets import Batch
+from quench.attacks import Attack, Stage, Victim
+from quench.attacks.search import Search, Slots, State
 from quench.errors import positive
 from quench.threat_model import ThreatModel
 
@@ -30,8 +30,11 @@ def usual_step_ratio(steps: int) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGD(Attack):
-    """`restarts` searches of `steps` steps each; one step from zero with ratio 1 is FGSM."""
+class PGD(Attack, Search):
+    """`restarts` searches of `steps` steps each; one step from zero with ratio 1 is FGSM.
+
+    An example is fooled if any image on the way fools the model, the start and the end among them.
+    """
 
     steps: int = 20
     """gradient steps of each restart"""
@@ -45,26 +48,24 @@ class PGD(Attack):
     def __post_init__(self) -> None:
         positive(self, "steps", "restarts", "step_ratio")
 
-    def __call__(self, model: nn.Module, batch: Batch, threat: ThreatModel, rng: Generator) -> Tensor:
-        worst = batch.x.clone()
-        highest = torch.full_like(batch.y, -torch.inf, dtype=torch.float32)
-        standing = torch.arange(len(batch.y), device=batch.y.device)
-        for _ in range(self.restarts):
-            x, y = batch.x[standing], batch.y[standing]
-            found = x + self._search(model, x, y, threat, rng)
-            with torch.no_grad():
-                logits = model(found)
-            fooled = logits.argmax(1) != y
-            loss = F.cross_entropy(logits.float(), y, reduction="none")
-            worse = fooled | (loss > highest[standing])
-            worst[standing[worse]] = found[worse]
-            highest[standing[worse]] = loss[worse]
-            standing = standing[~fooled]
-            if len(standing) == 0:
-                break
-        return worst
+    def stages(self, threat: ThreatModel, classes: int) -> Mapping[str, Stage]:
+        return {"pgd": self}
 
-    def _search(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Generator) -> Tensor:
-        delta = threat.random_start(x, rng) if self.random_start else torch.zeros_like(x)
-        ratio = self.step_ratio or usual_step_ratio(self.steps)
-        return ascend(lambda at: input_gradient(model, at, y), x, delta, threat, self.steps, ratio)
+    def rounds(self, threat: ThreatModel) -> int:
+        return self.restarts
+
+    def looks(self, threat: ThreatModel) -> int:
+        return self.steps + 1
+
+    def begin(self, victim: Victim, slots: Slots, threat: ThreatModel, seed: int) -> State:
+        if not self.random_start:
+            return {"delta": torch.zeros_like(slots.x)}
+        return {"delta": slots.drawn(seed, lambda rng, image: threat.random_start(image, rng))}
+
+    def look(self, victim: Victim, slots: Slots, threat: ThreatModel) -> tuple[Tensor, Tensor]:
+        x, delta = slots.x, slots.state["delta"]
+        tried = x + delta
+        gradient, _, logits = victim.gradient(tried, lambda out: F.cross_entropy(out, slots.y, reduction="none"))
+        step = threat.step(gradient, self.step_ratio or usual_step_ratio(self.steps))
+        slots.state["delta"] = threat.project(x, delta + step)
+        return tried, logits.argmax(1) != slots.y

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from quench.datasets import Batch, Split
+from quench.randomness import AUGMENTATION, ORDER, generator
 from quench.ranks import Ranks
 from quench.training.recipe import Augmentation, Recipe
-
-ORDER, PERTURBATION, AUGMENTATION, JUDGEMENT = range(4)
-"""independent streams of random numbers within one seed"""
-
-
-def generator(device: torch.device, seed: int, stream: int, *place: int) -> Generator:
-    """A generator whose numbers depend on all arguments: nothing of it needs to be saved for a restart."""
-    state = np.random.SeedSequence([seed, stream, *place]).generate_state(1, np.uint64)[0]
-    return Generator(device).manual_seed(int(state >> np.uint64(1)))
 
 
 def batches_per_epoch(examples: int, batch_size: int) -> int:

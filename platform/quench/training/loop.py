@@ -13,8 +13,9 @@ from quench.attacks import Attack
 from quench.context import SIGNALS, Context
 from quench.datasets import Data, Split
 from quench.evaluation import RobustnessReport, evaluate
+from quench.randomness import PERTURBATION, generator
 from quench.ranks import Ranks
-from quench.training.batches import JUDGEMENT, PERTURBATION, batches_per_epoch, epoch_batches, generator
+from quench.training.batches import batches_per_epoch, epoch_batches
 from quench.training.clock import SharedReading
 from quench.training.overfitting import FGSM, CatastrophicOverfitting, Event, Watch
 from quench.training.recipe import Recipe
@@ -78,8 +79,8 @@ def fit(state: TrainState, recipe: Recipe, data: Data, ranks: Ranks = Ranks()) -
         model = DistributedDataParallel(model, broadcast_buffers=False)
 
     def judge(judged: nn.Module, attack: Attack) -> RobustnessReport:
-        rng = generator(state.device, recipe.seed, JUDGEMENT, state.updates, ranks.rank)
-        return evaluate(judged, probe, {"fgsm": FGSM, "probe": attack}, recipe.threat, rng, recipe.batch_size, ranks)
+        attacks = {"fgsm": FGSM, "probe": attack}
+        return evaluate(judged, probe, attacks, recipe.threat, recipe.seed, recipe.batch_size, ranks)
 
     guard = recipe.guard if recipe.method.adversarial else replace(recipe.guard, action="off")
     watch = Watch(guard, state, lambda judged, attack: _fgsm_and_robust(judge(judged, attack)), ranks)

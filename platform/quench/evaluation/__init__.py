@@ -5,35 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import sqrt
-from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from quench.attacks import Attack
-from quench.datasets import Split
+from quench.attacks import Attack, Precision, Victim
+from quench.datasets import Batch, Split
+from quench.evaluation.intervals import Share, wilson
 from quench.ranks import Ranks
 from quench.threat_model import ThreatModel
 
-
-class Share(NamedTuple):
-    """A share of examples, in [0, 1], with its 95 % confidence interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}]"
-
-
-def wilson(successes: int, n: int, z: float = 1.959964) -> Share:
-    """Wilson's score interval for a binomial share (Wilson 1927); `z` = 1.96 covers 95 %."""
-    share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Share(share, max(centre - half, 0.0), min(centre + half, 1.0))
+CHUNK = 4
+"""batches that are judged together: enough for their queue to keep the batch full to the end"""
 
 
 @dataclass(frozen=True)
@@ -42,7 +25,7 @@ class RobustnessReport:
 
     threat: ThreatModel
     correct: Mapping[str, Tensor]
-    """attack's label -> (n,) bool on the CPU: still classified correctly; "clean" is without attack"""
+    """attack's label -> (n,) bool on the CPU: classified correctly without and under it; "clean" is without any"""
 
     @property
     def n(self) -> int:
@@ -55,7 +38,7 @@ class RobustnessReport:
 
     @property
     def clean(self) -> Share:
-        return wilson(int(self.correct["clean"].sum()), self.n)
+        return self.under("clean")
 
     @property
     def robust(self) -> Share:
@@ -63,7 +46,7 @@ class RobustnessReport:
 
     def under(self, attack: str) -> Share:
         """The share that is correct without attack and under this one."""
-        return wilson(int((self.correct["clean"] & self.correct[attack]).sum()), self.n)
+        return wilson(int(self.correct[attack].sum()), self.n)
 
 
 def union(reports: Sequence[RobustnessReport]) -> Share:
@@ -77,32 +60,50 @@ def evaluate(
     split: Split,
     attacks: Mapping[str, Attack],
     threat: ThreatModel,
-    rng: Generator,
+    seed: int,
     batch_size: int,
     ranks: Ranks = Ranks(),  # noqa: B008 - immutable
+    precision: Precision = "float32",
 ) -> RobustnessReport:
     """Judge `model` on `split` (on the model's device), in eval mode and float32 (on GPUs whose
-    convolutions use TF32 by default, in that).
+    convolutions use TF32 by default, in that); `precision` is of crafting only.
 
-    Each rank takes its share of the examples; all of them get the whole report. An example that
-    is wrong without attack is not attacked. Raises `RuntimeError` if an attack leaves the threat
-    model: such a verdict would mean nothing.
+    Each rank takes its share of the examples; all of them get the whole report.
     """
-    correct = {name: torch.zeros(len(split), device=split.labels.device) for name in ("clean", *attacks)}
     mine = torch.arange(ranks.rank, len(split), ranks.size, device=split.labels.device)
-    with evaluating(model), torch.no_grad():
-        for index in mine.split(batch_size):
-            batch = split.batch(index)
-            right = model(batch.x).argmax(1) == batch.y
-            correct["clean"][index] = right.float()
-            batch = split.batch(index[right])
-            for name, attack in attacks.items() if len(batch.y) else ():
-                adversarial = attack(model, batch, threat, rng)
-                outside = ~threat.contains(batch.x, adversarial)
-                if outside.any():
-                    raise RuntimeError(f"{name} left the threat model {threat} on {int(outside.sum())} examples")
-                correct[name][batch.index] = (model(adversarial).argmax(1) == batch.y).float()
+    correct: dict[str, Tensor] = {}
+    with evaluating(model):
+        for index in mine.split(CHUNK * batch_size):
+            for name, bits in judge(
+                Victim(model, batch_size, precision), split.batch(index), attacks, threat, seed
+            ).items():
+                whole = correct.setdefault(name, torch.zeros(len(split), device=split.labels.device))
+                whole[index] = bits.float()
     return RobustnessReport(threat, {name: ranks.total(bits).bool().cpu() for name, bits in correct.items()})
+
+
+def judge(
+    victim: Victim, batch: Batch, attacks: Mapping[str, Attack], threat: ThreatModel, seed: int
+) -> dict[str, Tensor]:
+    """Which examples are correct: attack's label -> (N,) bool, "clean" among them.
+
+    Each attack is put to all examples that are right without one. Of an attack of several stages each
+    has an entry of its own, `autoattack/square`, which holds what stood up to it and to those before.
+    """
+    logits = victim.logits(batch.x)
+    correct = {"clean": logits.argmax(1) == batch.y}
+    for label, attack in attacks.items():
+        standing = correct["clean"].clone()
+        stages = attack.stages(threat, logits.shape[1])
+        for name, stage in stages.items():
+            left = standing.nonzero().flatten()
+            if len(left):
+                part = Batch(batch.x[left], batch.y[left], batch.index[left])
+                standing[left] = ~victim.fooled(part, stage(victim, part, threat, seed), threat)
+            if len(stages) > 1:
+                correct[f"{label}/{name}"] = standing.clone()
+        correct[label] = standing
+    return correct
 
 
 @contextmanager
