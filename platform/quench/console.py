@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
 from quench.catalogue import name_of
-from quench.record import ENDED, Entry, Record, Status
+from quench.evaluation import Judged
+from quench.evaluation.intervals import Comparison, Share, wilson
+from quench.journal import Entry
+from quench.record import ENDED, Record, Status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,6 +131,52 @@ class LiveTable:
         return table
 
 
+class VerdictBar:
+    """How far an evaluation is, how long it may still take, and what it comes to so far."""
+
+    def __init__(self, console: Console, title: str, examples: int) -> None:
+        self._console, self._title, self._examples = console, title, examples
+        self._judged = self._robust = 0
+        self._printed = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[robust]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(title, total=examples, robust="")
+
+    def add(self, judged: Judged) -> None:
+        """Take further verdicts; where the bar cannot be redrawn, they are a line now and then."""
+        self._judged += len(judged.places)
+        self._robust += int(torch.stack(list(judged.correct.values())).all(0).sum())
+        robust = f"robust {self.interval}"
+        self._bar.update(self._task, completed=self._judged, robust=robust)
+        if not self._console.is_terminal and time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
+            self._console.print(f"{self._title}: {self._judged}/{self._examples}, {robust}", highlight=False)
+            self._printed = time.monotonic()
+
+    @property
+    def interval(self) -> Share:
+        """The robust share of what has been judged."""
+        return wilson(self._robust, self._judged)
+
+    @property
+    def halfwidth(self) -> float:
+        """Of the interval; 1 before the first verdict."""
+        return (self.interval.high - self.interval.low) / 2 if self._judged else 1.0
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the bar while the block runs."""
+        with self._bar:
+            yield
+
+
 def terminal() -> Console:
     """Standard output; where it is no terminal, wide enough for the tables."""
     return Console() if sys.stdout.isatty() else Console(width=120)
@@ -158,6 +209,22 @@ def trade_off_table(frame: pd.DataFrame) -> Table:
     lost = "\nlost: to catastrophic overfitting, and in the means nevertheless" if frame["lost"].any() else ""
     table.caption = "behind, faster: points of robust accuracy, and train seconds, to the most robust method" + lost
     table.caption_justify = "left"
+    return table
+
+
+def comparison_table(first: str, second: str, found: Mapping[str, Mapping[str, Comparison]]) -> Table:
+    """Evaluation -> what (clean, robust) -> the paired comparison."""
+    table = Table(
+        *("evaluation", "", "images", f"only {first}", f"only {second}", "difference [95 %]", "p (McNemar)"),
+        title=f"{first} less {second}, image by image; only: images that the other gets wrong",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    for name, parts in found.items():
+        for what, it in parts.items():
+            gap = "{:+.1%} [{:+.1%}, {:+.1%}]".format(*it.difference)
+            cells = (name, what, str(it.n), str(it.only_first), str(it.only_second), gap, f"{it.p_value:.2g}")
+            table.add_row(*map(Text, cells))
     return table
 
 

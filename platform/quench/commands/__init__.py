@@ -4,34 +4,27 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from itertools import product
 from typing import Any
 
-from quench.attacks import Attack
-from quench.attacks.pgd import PGD
 from quench.carry_out import (
     carry_out_run,
     carry_out_sweep,
-    print_evaluation,
-    print_places,
     print_report,
-    sink,
-    tracker_of,
 )
+from quench.commands.evaluate import compare, evaluate
 from quench.config import override
 from quench.console import terminal
 from quench.errors import UserError, require
-from quench.evaluation import RobustnessReport
 from quench.experiment import Experiment
-from quench.follow import Follower
 from quench.record import Record
-from quench.storage import SweepRecord, find, find_run, find_sweep, new_directory
+from quench.storage import SweepRecord, find, find_sweep, new_directory
 from quench.sweep import configuration, trials
-from quench.threat_model import ThreatModel
 from quench.training.recipe import Recipe
 
 Changes = dict[str, Any]
+__all__ = ["compare", "evaluate", "report", "resume", "sweep", "train", "ui"]
 
 
 def train(arguments: Namespace, changes: Changes) -> int:
@@ -70,42 +63,6 @@ def resume(arguments: Namespace, changes: Changes) -> int:
     """Go on from the last checkpoints; what is finished, or was stopped by a scheduler, stays as it is."""
     found = find(arguments.storage, arguments.name)
     return carry_out_run(arguments, found) if isinstance(found, Record) else carry_out_sweep(arguments, found)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Question:
-    """What `quench evaluate` can be asked by flags."""
-
-    attack: Attack
-    threat: ThreatModel
-
-
-def evaluate(arguments: Namespace, changes: Changes) -> int:
-    """A stronger look at a trained run: PGD-50-10, under its own threat model, unless asked otherwise."""
-    from quench import trial
-
-    record = find_run(arguments.storage, arguments.run)
-    question = override(_Question(attack=PGD(steps=50, restarts=10), threat=record.recipe.threat), changes)
-    if arguments.threats:
-        both = next((key for key in changes if key.partition(".")[0] == "threat"), None)
-        require(both is None, both or "", "...", "belongs into --threats when that is given")
-    threats = [ThreatModel.parse(text) for text in arguments.threats] or [question.threat]
-    state, data = trial.restore(record, arguments.checkpoint, trial.best_device())
-    before = len(record.entries("evaluation"))
-    judged: list[RobustnessReport] = []
-    for threat in threats:
-        judged.append(trial.judge(state, record.recipe, data, question.attack, threat))
-        trial.enter_evaluation(record, judged[-1:], question.attack, state.epoch, arguments.checkpoint)
-    if len(judged) > 1:
-        trial.enter_evaluation(record, judged, question.attack, state.epoch, arguments.checkpoint)
-    sweep = SweepRecord(record.directory.parent) if record.about["sweep"] else None
-    follower = Follower([record], sink(tracker_of(arguments, record.about["experiment"], sweep)))
-    follower.pump()
-    console = terminal()
-    for entry in record.entries("evaluation")[before:]:
-        print_evaluation(console, record, entry)
-    print_places(console, arguments, {"MLflow": follower}, record.directory)
-    return 0
 
 
 def report(arguments: Namespace, changes: Changes) -> int:
