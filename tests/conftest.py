@@ -80,11 +80,11 @@ class CountFlops(TorchDispatchMode):
         return out
 
 
-def quench(*words: str | Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def quench(*words: str | Path, timeout: float = 240, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does."""
     environment = {**os.environ, "COLUMNS": "160"}
     command = [PROGRAM, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=REPOSITORY, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd, env=environment)
 
 
 @dataclass(frozen=True)

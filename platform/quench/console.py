@@ -199,7 +199,7 @@ def trade_off_table(frame: pd.DataFrame) -> Table:
         table.add_row(
             str(row["threat"]),
             f"{row['configuration']} {'*' if row['on_front'] else ''}",
-            f"{row['seeds']}" + (f", {row['lost']} lost" if row["lost"] else ""),
+            ", ".join([str(row["seeds"]), *(f"{row[key]} {key}" for key in ("lost", "unreliable") if row[key])]),
             f"{row['train_seconds']:.2f}",
             f"{row['clean']:.1%}",
             f"{row['robust']:.1%} ({100 * row['robust_min']:.1f} - {100 * row['robust_max']:.1f})",
@@ -207,7 +207,9 @@ def trade_off_table(frame: pd.DataFrame) -> Table:
             f"{row['faster_than_best']:.1f}x",
         )
     lost = "\nlost: to catastrophic overfitting, and in the means nevertheless" if frame["lost"].any() else ""
-    table.caption = "behind, faster: points of robust accuracy, and train seconds, to the most robust method" + lost
+    doubted = "\nunreliable: by a flag of the evaluation; runs.csv says which" if frame["unreliable"].any() else ""
+    faster = "behind, faster: points of robust accuracy, and train seconds, to the most robust method"
+    table.caption = faster + lost + doubted
     table.caption_justify = "left"
     return table
 

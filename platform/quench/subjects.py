@@ -88,7 +88,9 @@ def _built(entry: str, weights: Path | None, data: Dataset, directory: Path, dev
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
     try:
-        model = getattr(importlib.import_module(module), function)()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # random weights are the same wherever the model is loaded
+            model = getattr(importlib.import_module(module), function)()
     except Exception as error:
         raise UserError(f"--model {entry}: {one_line(error)}") from error
     if not isinstance(model, nn.Module):

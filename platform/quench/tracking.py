@@ -91,6 +91,13 @@ class Tracker:
         }
         if events:
             self._client.log_batch(run, tags=[RunTag(key, value) for key, value in events.items()])
+        doubts = {
+            f"quench.unreliable.{entry['label']}": "; ".join(flag["reason"] for flag in entry["flags"])[:5000]
+            for entry in entries
+            if entry.get("flags")
+        }
+        if doubts:
+            self._client.log_batch(run, tags=[RunTag(key, value) for key, value in doubts.items()])
         for entry in entries:
             if entry["kind"] == "status":
                 self._set_status(record, run, entry)
@@ -147,6 +154,8 @@ def _metrics(entry: Entry) -> list[Metric]:
     if entry["kind"] == "evaluation":
         robust = "test_robust_accuracy" if entry["final"] else f"test_robust_accuracy/{entry['label']}"
         shares = {"test_clean_accuracy": entry["clean"], robust: entry["robust"]}
+        stages = {key: share for key, share in entry.get("under", {}).items() if "/" in key}
+        shares |= {f"test_robust_accuracy/{entry['label']}/{key}": share for key, share in stages.items()}
         return [
             Metric(name if part == "value" else f"{name}_{part}", value, time, entry["epoch"])
             for name, share in shares.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,6 +15,8 @@ from quench.analysis.runs import pareto_front
 Look = dict[str, tuple[str, str]]
 """configuration -> its colour and marker, the same in every panel"""
 _COLOURS = ("#4c72b0", "#dd8452", "#2a9d5c", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#64b5cd")
+_DOUBTED: dict[str, Any] = {"color": "red", "marker": "o", "ms": 13, "mfc": "none", "ls": ""}
+"""a ring around a point that its evaluation says not to trust"""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -40,6 +42,8 @@ def time_vs_robustness(runs: pd.DataFrame, epochs: pd.DataFrame, events: pd.Data
     grid[1, 0].set_ylabel("robust accuracy at the end\n(test images, 95 % intervals)")
     handles = [Line2D([], [], color=c, marker=m, linestyle="-", label=name) for name, (c, m) in look.items()]
     handles.append(Line2D([], [], color="0.4", linestyle="--", label="Pareto front"))
+    if (runs["unreliable"] != "").any():
+        handles.append(Line2D([], [], **_DOUBTED, label="unreliable evaluation"))
     if events["confirmed"].any():
         handles.append(Line2D([], [], color="black", marker="x", linestyle="", label="catastrophic overfitting"))
     fit = int(figure.get_figwidth() * 11 / (max(len(name) for name in look) + 8))  # some 11 letters an inch
@@ -106,6 +110,8 @@ def draw_trade_off(runs: pd.DataFrame, axes: Axes, look: Look) -> None:
         axes.errorbar(
             part["train_seconds"], part["robust"], errors, color=colour, fmt=marker, ms=6, capsize=2, lw=1, alpha=0.85
         )
+    doubted = finished[finished["unreliable"] != ""]
+    axes.plot(doubted["train_seconds"], doubted["robust"], **_DOUBTED)
     front = finished.loc[pareto_front(finished)].sort_values(by="train_seconds")
     axes.plot(front["train_seconds"], front["robust"], color="0.4", ls="--", lw=1, drawstyle="steps-post", zorder=0)
     _seconds_and_shares(axes)

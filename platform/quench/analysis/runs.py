@@ -18,7 +18,8 @@ def run_frame(records: Iterable[Record]) -> pd.DataFrame:
     Columns: `run`, `threat`, `norm`, `epsilon`, `method`, `configuration` (method and
     whatever else the sweep varies), `seed`, `workers`, `status`, `lost` (to
     catastrophic overfitting), `epochs`, `train_seconds`, `gpu_seconds`,
-    `alarms` and `rollbacks` of the overfitting guard, `clean`, `robust`, each of these two with `_low` and
+    `alarms` and `rollbacks` of the overfitting guard, `unreliable` (the reliability flags of its evaluations, "" for
+    none), `clean`, `robust`, each of these two with `_low` and
     `_high` (95 % Wilson interval), `examples`, `judged` (the checkpoint they are of), and every field of
     the recipe by its dotted key. Shares are in [0, 1]; not finished is NaN.
     """
@@ -84,11 +85,11 @@ def _detection(run: str, epochs: pd.DataFrame, events: pd.DataFrame) -> dict[str
 def configurations(runs: pd.DataFrame) -> pd.DataFrame:
     """One row a threat model and configuration, over its seeds, cheapest first.
 
-    Columns: `threat`, `configuration`, `seeds`, how many of them were `lost` to catastrophic overfitting (and
-    are in the means nevertheless), means of `train_seconds`, `clean` and `robust`, `robust_min`,
-    `robust_max`; `on_front`: no configuration for this threat model is both faster and more robust;
-    `behind_best` and `faster_than_best`: robust accuracy short of the most robust one's, and its train
-    seconds over this one's.
+    Columns: `threat`, `configuration`, `seeds`, how many of them were `lost` to catastrophic overfitting or are
+    `unreliable` by a flag of their evaluation (and are in the means nevertheless), means of `train_seconds`,
+    `clean` and `robust`, `robust_min`, `robust_max`; `on_front`: no configuration for this threat model is both
+    faster and more robust; `behind_best` and `faster_than_best`: robust accuracy short of the most robust one's,
+    and its train seconds over this one's.
     """
     finished = runs.dropna(subset=["robust"])
     frame = finished.groupby(["threat", "configuration"], sort=False).agg(
@@ -96,6 +97,7 @@ def configurations(runs: pd.DataFrame) -> pd.DataFrame:
         epsilon=("epsilon", "first"),
         seeds=("seed", "nunique"),
         lost=("lost", "sum"),
+        unreliable=("unreliable", _count),
         train_seconds=("train_seconds", "mean"),
         clean=("clean", "mean"),
         robust=("robust", "mean"),
@@ -107,6 +109,10 @@ def configurations(runs: pd.DataFrame) -> pd.DataFrame:
         return frame.assign(on_front=False, behind_best=0.0, faster_than_best=0.0)
     parts = [part.assign(**_against_best(part)) for _, part in frame.groupby("threat", sort=False)]
     return pd.concat(parts, ignore_index=True)
+
+
+def _count(texts: pd.Series) -> int:
+    return int((texts != "").sum())
 
 
 def pareto_front(runs: pd.DataFrame) -> pd.Series:
@@ -142,10 +148,16 @@ def _identity(record: Record) -> dict[str, Any]:
     }
 
 
+def _doubts(record: Record) -> str:
+    """The names of the reliability flags that any evaluation of the run has raised."""
+    flags = [flag["name"] for entry in record.entries("evaluation") for flag in entry.get("flags", ())]
+    return ", ".join(dict.fromkeys(flags))
+
+
 def _run(record: Record) -> dict[str, Any]:
     status = record.status
     row = _identity(record) | {"status": status, "lost": status == "catastrophic_overfitting"}
-    row |= {"epochs": 0, "alarms": 0, "rollbacks": 0}
+    row |= {"epochs": 0, "alarms": 0, "rollbacks": 0, "unreliable": _doubts(record)}
     row |= {key: float("nan") for key in ("train_seconds", "gpu_seconds", "clean", "robust")}
     for entry in record.entries("epoch")[-1:]:
         row["epochs"] = entry["epoch"]
