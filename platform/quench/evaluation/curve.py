@@ -58,19 +58,15 @@ def _descend(victim: Victim, batch: Batch, attack: Attack, balls: Sequence[Threa
     for depth, ball in enumerate(balls):
         left = fallen.nonzero().flatten()
         if len(left):
-            part = _take(batch, left)
+            part = batch.take(left)
             near = part.x + ball.project(part.x, found[left] - part.x)
             open_ = ~victim.fooled(part, near, ball) if depth else torch.ones_like(part.y, dtype=torch.bool)
             for stage in attack.stages(ball, logits.shape[1]).values():
                 asked = open_.nonzero().flatten()
                 if len(asked):
-                    some = _take(part, asked)
+                    some = part.take(asked)
                     near[asked] = stage(victim, some, ball, seed)
                     open_[asked] = ~victim.fooled(some, near[asked], ball)
             found[left], fallen[left] = near, ~open_
         verdicts.append(clean & ~fallen)
     return verdicts
-
-
-def _take(batch: Batch, index: Tensor) -> Batch:
-    return Batch(batch.x[index], batch.y[index], batch.index[index])

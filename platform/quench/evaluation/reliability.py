@@ -12,9 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from quench.attacks import Attack, Victim
+from quench.datasets import Split
+from quench.evaluation import probes
 from quench.evaluation.intervals import wilson
+from quench.randomness import JUDGEMENT, generator
+from quench.threat_model import ThreatModel
 
 
 class Flag(NamedTuple):
@@ -25,21 +31,59 @@ class Flag(NamedTuple):
     """one line: the measured number and the threshold"""
 
 
-def black_box_beats_white_box(before: Tensor, after: Tensor) -> Flag | None:
-    """A search without gradients finds more than 0.2 % of what gradients have missed: these mislead.
+def flags(
+    victim: Victim,
+    split: Split,
+    threat: ThreatModel,
+    standing: Tensor,
+    white_box: Attack,
+    black_box: Attack,
+    seed: int,
+    most: int = 256,
+) -> tuple[Flag, ...]:
+    """Every sign of an unreliable evaluation that the victim shows, in the mode that it is in (see `evaluating`).
 
-    `(n,)` bool each: examples that stood up to the white-box attack; those that then stood up to the black-box one.
+    `standing` is `(n,)` bool, on any device: the examples of `split` that stood up to `white_box`
+    (`RobustnessReport.robust_bits`). Asked are `most` examples at most, drawn at random from `seed`: those of them
+    that stand get `black_box`, `white_box` once more, and `white_box` in larger and larger balls.
     """
-    count, n = int((before & ~after).sum()), int(before.sum())
-    return _share("black box beats white box", count, n, 0.002, "fell to the black-box attack after the white-box one")
+    drawn = torch.randperm(len(split), generator=generator(torch.device("cpu"), seed, JUDGEMENT))[:most]
+    batch = split.batch(drawn.to(split.labels.device))
+    logits = victim.logits(batch.x)
+    stood = standing.to(batch.y.device)[batch.index]
+    found = [
+        random_outputs(logits, victim.logits(batch.x))
+        or batch_dependent_outputs(*probes.in_other_company(victim, batch.x)),
+        probabilities(logits),
+        gradients_in_forward(probes.kept_for_gradients(victim, batch.x)),
+        more_restarts_help(stood, probes.still_standing(victim, batch, stood, white_box, threat, seed + 1)),
+        black_box_beats_white_box(stood, probes.still_standing(victim, batch, stood, black_box, threat, seed)),
+    ]
+    right = batch.take(logits.argmax(1) == batch.y)
+    if len(right.y):
+        gradients, losses = probes.climb(victim, right, threat)
+        found += [zero_gradients(gradients), loss_falls(losses)]
+    if len(logits.argmax(1).unique()) > 1:  # the accuracy of a constant never falls
+        found.append(stands_in_the_whole_box(probes.outgrown(victim, batch, stood, white_box, threat, seed)))
+    return tuple(flag for flag in found if flag is not None)
 
 
-def more_restarts_help(half: Tensor, all_: Tensor) -> Flag | None:
+def black_box_beats_white_box(before: Tensor, after: Tensor) -> Flag | None:
+    """A search without gradients lowers robust accuracy by more than 0.2 points: gradients mislead, or are too few.
+
+    `(n,)` bool each: which examples stood up to the white-box attack, and to the black-box one after it.
+    """
+    fell = int((before & ~after).sum())
+    return _share("black box beats white box", fell, len(before), 0.002, "fell to the black-box attack alone")
+
+
+def more_restarts_help(half: Tensor, whole: Tensor) -> Flag | None:
     """The last half of the restarts lowers robust accuracy by more than 0.5 points: the search has not converged.
 
     `(n,)` bool each: which examples stood up to half of the restarts, and to all of them.
     """
-    return _share("more restarts help", int((half & ~all_).sum()), len(half), 0.005, "fell in the last half of restarts")
+    fell = int((half & ~whole).sum())
+    return _share("more restarts help", fell, len(half), 0.005, "fell in the last half of the restarts")
 
 
 def pgd_far_above_autoattack(pgd: Tensor, autoattack: Tensor) -> Flag | None:
@@ -78,11 +122,9 @@ def loss_falls(losses: Sequence[float]) -> Flag | None:
     if fall <= 0.2 * range_ or range_ <= 1e-5 * max(losses):  # the latter is rounding
         return None
     best = losses.index(max(losses))
-    return Flag(
-        "loss does not rise with steps",
-        f"mean cross-entropy is {losses[-1]:.4g} after {len(losses) - 1} steps of PGD, {losses[best]:.4g} after {best}: "
-        f"{fall / range_:.1%} of its range less (threshold 20%)",
-    )
+    means = f"{losses[best]:.4g} after {best} steps of PGD and {losses[-1]:.4g} after {len(losses) - 1}"
+    reason = f"mean cross-entropy is {means}: a fall by {fall / range_:.1%} of its range (threshold 20%)"
+    return Flag("loss does not rise with steps", reason)
 
 
 def random_outputs(logits: Tensor, again: Tensor) -> Flag | None:
@@ -104,7 +146,7 @@ def probabilities(logits: Tensor) -> Flag | None:
 
 
 def gradients_in_forward(recorded: int) -> Flag | None:
-    """A forward pass without gradients `recorded` tensors for a backward pass: it optimises something (dynamic defence)."""
+    """A forward pass keeps `recorded` tensors for a backward pass though asked not to: it optimises something."""
     if recorded == 0:
         return None
     reason = f"{recorded} tensors are kept for gradients within one forward pass (threshold 0)"
