@@ -12,17 +12,22 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from quench.attacks.pgd import PGD
+from quench.config import override
+from quench.datasets import Split
 from quench.datasets.digits import Digits
 from quench.geometry.linf import Linf
 from quench.methods.n_fgsm import NFGSM
 from quench.models.small_cnn import SmallCNN
 from quench.threat_model import ThreatModel
 from quench.training.budgets.epochs import Epochs
+from quench.training.loop import fit
 from quench.training.recipe import SGD, Recipe
+from quench.training.state import TrainState
 
 settings.register_profile("quench", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("quench")
@@ -51,6 +56,23 @@ def tiny_recipe() -> Recipe:
         probe=PGD(steps=2),
         evaluation=PGD(steps=3),
     )
+
+
+@pytest.fixture(scope="session")
+def robust() -> nn.Module:
+    """A network trained adversarially for a second: some 90 % right on digits, 65 % under attack."""
+    recipe = override(tiny_recipe(), {"budget.epochs": 8, "optimizer.lr": 0.2, "guard.action": "off"})
+    data = recipe.data.load(recipe.validation)
+    state = TrainState.initial(recipe, data.spec(), torch.device("cpu"))
+    for _ in fit(state, recipe, data):
+        pass
+    return state.model.eval()
+
+
+@pytest.fixture(scope="session")
+def digits() -> Split:
+    """Test images that they are judged on."""
+    return Digits().splits()[1].take(torch.arange(160))
 
 
 GULLIBLE: dict[str, Any] = {

@@ -23,6 +23,10 @@ class Batch:
     index: Tensor
     """(N,) int64 positions in the split"""
 
+    def take(self, which: Tensor) -> Batch:
+        """Those of a mask or an index."""
+        return Batch(self.x[which], self.y[which], self.index[which])
+
 
 @dataclass(frozen=True)
 class Split:
