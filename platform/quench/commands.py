@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from quench.attacks import Attack
 from quench.attacks.pgd import PGD
@@ -20,16 +21,19 @@ from quench.carry_out import (
     tracker_of,
 )
 from quench.config import override
-from quench.console import terminal
+from quench.console import features_table, terminal
 from quench.errors import UserError, require
 from quench.evaluation import RobustnessReport
 from quench.experiment import Experiment
-from quench.follow import Follower
-from quench.record import Record
+from quench.follow import Follower, Sink
+from quench.record import Entry, Record
 from quench.storage import SweepRecord, find, find_run, find_sweep, new_directory
 from quench.sweep import configuration, trials
 from quench.threat_model import ThreatModel
 from quench.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from quench.tracking import Tracker
 
 Changes = dict[str, Any]
 
@@ -98,14 +102,58 @@ def evaluate(arguments: Namespace, changes: Changes) -> int:
         trial.enter_evaluation(record, judged[-1:], question.attack, state.epoch, arguments.checkpoint)
     if len(judged) > 1:
         trial.enter_evaluation(record, judged, question.attack, state.epoch, arguments.checkpoint)
-    sweep = SweepRecord(record.directory.parent) if record.about["sweep"] else None
-    follower = Follower([record], sink(tracker_of(arguments, record.about["experiment"], sweep)))
+    follower = Follower([record], sink(_tracker_for(arguments, record)))
     follower.pump()
     console = terminal()
     for entry in record.entries("evaluation")[before:]:
         print_evaluation(console, record, entry)
     print_places(console, arguments, {"MLflow": follower}, record.directory)
     return 0
+
+
+def interpret(arguments: Namespace, changes: Changes) -> int:
+    """What runs have learnt to look at, side by side on the same images: pictures, numbers and paired tests."""
+    from quench.analysis.features import interpret as look
+    from quench.interpretation.views import Interpretation
+
+    how = override(Interpretation(), changes)
+    records = list(dict.fromkeys(run for name in arguments.runs for run in _runs(find(arguments.storage, name))))
+    features = look(records, how, arguments.checkpoint)
+    files = features.write(new_directory(arguments.storage, "interpretation"))
+    console = terminal()
+    console.print(features_table(features.summary, features.paired))
+    for file in files:
+        console.print(str(file), soft_wrap=True, highlight=False)
+    followers = {"MLflow": Follower(records, _attaching(arguments, records, files))}
+    followers["MLflow"].pump()
+    print_places(console, arguments, followers, records[0].directory)
+    return 0
+
+
+def _runs(found: Record | SweepRecord) -> list[Record]:
+    return [found] if isinstance(found, Record) else found.records
+
+
+def _attaching(arguments: Namespace, records: Iterable[Record], files: Sequence[Path]) -> Sink:
+    """Bring MLflow up to a run's entries, and give it the files."""
+    trackers = {_home(record): _tracker_for(arguments, record) for record in records}  # each is made at its first use
+
+    def attach(record: Record, entries: list[Entry]) -> None:
+        tracker = trackers[_home(record)]()
+        tracker(record, entries)
+        tracker.attach(record, files, files[0].parent.name)
+
+    return attach
+
+
+def _home(record: Record) -> Path:
+    """Runs of one home have one tracker: a sweep's folder, or the run's own."""
+    return record.directory.parent if record.about["sweep"] else record.directory
+
+
+def _tracker_for(arguments: Namespace, record: Record) -> Callable[[], Tracker]:
+    sweep = SweepRecord(record.directory.parent) if record.about["sweep"] else None
+    return tracker_of(arguments, record.about["experiment"], sweep)
 
 
 def report(arguments: Namespace, changes: Changes) -> int:

@@ -161,5 +161,41 @@ def trade_off_table(frame: pd.DataFrame) -> Table:
     return table
 
 
+def features_table(summary: pd.DataFrame, paired: pd.DataFrame) -> Table:
+    """`analysis.paired`'s two frames for people: each number of each model, and against the first model."""
+    reference = summary["model"].iloc[0]
+    images = summary["images"].max()
+    table = Table(
+        *("", "model", "mean", f"less {reference}'s", "p", "kept"),
+        title=f"Means and paired differences over {images} test images, with 95 % intervals",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    differences = {(row["metric"], row["model"]): row for row in paired.to_dict("records")}
+    for metric, models in summary.groupby("metric", sort=False):
+        for place, row in enumerate(models.to_dict("records")):
+            cells = [str(metric).replace("_", " ") if place == 0 else "", str(row["model"])]
+            cells.append(_with_interval(row["mean"], row["low"], row["high"], ".3f"))
+            other = differences.get((metric, row["model"]))
+            if other is not None:
+                cells.append(_with_interval(other["difference"], other["low"], other["high"], "+.3f"))
+                cells.append(f"{other['p_holm']:.2g}")
+                if other.get("kept", float("nan")) == other.get("kept"):
+                    cells.append(_with_interval(other["kept"], other["kept_low"], other["kept_high"], ".0%"))
+            table.add_row(*cells)
+        table.add_section()
+    table.caption = (
+        "p: paired t-test over images, after Holm for all of this table; of these weights, not of another seed's\n"
+        f"kept: of what sets {reference} apart from standard training"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _with_interval(value: float, low: float, high: float, style: str) -> str:
+    return f"{value:{style}} [{low:{style}}, {high:{style}}]"
+
+
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.1%}"

@@ -70,7 +70,9 @@ def interpret(
     """
     first, device = records[0].recipe, device or best_device()
     for record in records:
-        allowed = f"is of another dataset than {records[0].directory.name} ({_dataset(first)}, {_dataset(record.recipe)})"
+        allowed = (
+            f"is of another dataset than {records[0].directory.name} ({_dataset(first)}, {_dataset(record.recipe)})"
+        )
         require(record.recipe.data == first.data, "run", record.directory.name, allowed)
     data = first.data.load(first.validation)
     material = how.material(data, first.threat).to(device)
@@ -97,15 +99,10 @@ def model_names(records: Sequence[Record]) -> list[str]:
     """
     same: dict[Recipe, Record] = {}
     firsts = [same.setdefault(replace(record.recipe, seed=0), record) for record in records]
-    words = [
-        lambda record: record.about["configuration"],
-        lambda record: record.recipe.threat,
-        lambda record: record.directory.name,
-    ]
-    names = [str(words[0](record)) for record in firsts]
-    for word in words[1:]:
+    names = [str(record.about["configuration"]) for record in firsts]
+    for words in ([str(record.recipe.threat) for record in firsts], [record.directory.name for record in firsts]):
         if len(set(names)) < len(same):
-            names = [f"{name} {word(record)}" for name, record in zip(names, firsts, strict=True)]
+            names = [f"{name} {word}" for name, word in zip(names, words, strict=True)]
     return names
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import cast
 
 import matplotlib
@@ -42,10 +43,10 @@ def gallery(pictures: Pictures, summary: pd.DataFrame, material: Material, class
     each cut at three root mean squares of its own. `summary` is `paired.summary`'s frame.
     """
     blocks = _blocks(material, classes)
-    rows = len(pictures) + max(len(block.given) for block in blocks)
-    width = 2 * (_LABELS + _CELL * len(material.shown.y)) + 0.2
-    figure = Figure(figsize=(width, 3 * (_CELL * rows + 0.55)), layout="constrained")
-    grid = cast("list[Axes]", list(figure.subplots(3, 2).flat))
+    rows = [len(pictures) + max(len(block.given) for block in blocks[i : i + 2]) for i in (0, 2, 4)]
+    width = 2 * (_LABELS + _CELL * len(material.shown.y))
+    figure = Figure(figsize=(width, _CELL * sum(rows) + 2.2), layout="constrained")
+    grid = cast("list[Axes]", list(figure.subplots(3, 2, height_ratios=rows).flat))
     for block, axes in zip(blocks, grid, strict=False):
         _draw_block(block, pictures, axes)
     draw_numbers(summary, grid[-1])
@@ -53,7 +54,7 @@ def gallery(pictures: Pictures, summary: pd.DataFrame, material: Material, class
 
 
 def draw_numbers(summary: pd.DataFrame, axes: Axes) -> None:
-    """Each metric's mean over the images, with its 95 % interval, a mark for each model; all are in [0, 1] or near it."""
+    """Each metric's mean over the images with its 95 % interval, a mark for each model; all are about in [0, 1]."""
     look = styles(summary.rename(columns={"model": "configuration"}))
     for place, (model, (colour, marker)) in enumerate(look.items()):
         mine = summary[summary["model"] == model].set_index("metric").loc[list(METRICS)]
@@ -77,7 +78,7 @@ def _blocks(material: Material, classes: tuple[str, ...]) -> list[_Block]:
     test = {"test image": images}
     inverted = {"start": images.roll(-1, 0), "target": images}
     return [
-        _Block("Gradient of the loss", "saliency", test, names),
+        _Block("Gradient of the loss (red: brighter pixels raise it)", "saliency", test, names),
         _Block("Test image, made to be of another class", "targeted", test, [f"→{name}" for name in after]),
         _Block("Start, made to be represented as the target", "inversion", inverted, names),
         _Block("Draw from a class, made to be of it", "synthesis", {"draw": material.class_seeds}, names),
@@ -94,13 +95,14 @@ def _draw_block(block: _Block, pictures: Pictures, axes: Axes) -> None:
     axes.imshow(_tiled(rows, gap), interpolation="nearest")
     down = [i * (height + gap) + (height - 1) / 2 for i in range(len(rows))]
     across = [i * (width + gap) + (width - 1) / 2 for i in range(count)]
-    axes.set_yticks(down, [*block.given, *made], fontsize=_SMALL)
+    axes.set_yticks(down, [fill(name, 14) for name in (*block.given, *made)], fontsize=_SMALL)
     crowded = max(len(caption) for caption in block.captions) > 4
     axes.set_xticks(across, block.captions, fontsize=_SMALL, rotation=35 if crowded else 0)
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False, pad=1.5)
     axes.spines[:].set_visible(False)
     axes.axhline(len(block.given) * (height + gap) - (gap + 1) / 2, color="black", lw=0.8)
     axes.set_title(block.title, fontsize=_SMALL + 1, loc="left")
+    axes.set_anchor("N")
 
 
 def _rgb(images: Tensor, signed: bool = False) -> Canvas:

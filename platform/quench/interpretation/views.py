@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Generator, Tensor, nn
@@ -25,14 +25,14 @@ from quench.interpretation.synthesis import (
 from quench.threat_model import ThreatModel
 
 METRICS = {
-    "alignment": "|cos(x, ∇Ψ)|",
-    "neighbour_cosine": "cos(g(x), g(x+η))",
-    "gini": "Gini index of g",
-    "low_frequency": "low-frequency share of g",
-    "inversion_error": "‖r(x′)−r(t)‖ / ‖r(t)‖",
-    "inversion_distance": "‖x′−t‖ / ‖x₀−t‖",
+    "alignment": "Etmann\nalignment",
+    "neighbour_cosine": "gradient cosine\nof neighbours",
+    "gini": "sparsity (Gini)\nof gradient",
+    "low_frequency": "low frequencies\nof gradient",
+    "inversion_error": "inversion: error\nof representation",
+    "inversion_distance": "inversion:\ndistance of image",
 }
-"""the numbers of an image and a model, and how the field writes them; `Interpretation.measure` says what they mean"""
+"""the numbers of an image and a model, and words for them; `Interpretation.measure` says what they mean"""
 _PER_CLASS = 500
 """training images that class seeds and telling features are made from, for each class"""
 _CHUNK = 128
@@ -61,32 +61,32 @@ class Material:
                 return value.to(device)
             return Batch(value.x.to(device), value.y.to(device), value.index.to(device))
 
-        return Material(*(moved(getattr(self, field.name)) for field in fields(self)))  # pyright: ignore[reportArgumentType]
+        return Material(*(moved(getattr(self, one.name)) for one in fields(self)))  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interpretation:
     """How to look at models. Radii and steps of the descents are shares of the box's diagonal.
 
-    Published, for 224 x 224 x 3 (Engstrom et al., Santurkar et al. and their notebooks): targeted 200 steps of
-    0.0013 in 0.21; class synthesis 60 of 0.0026 in 0.10; features 200 of 0.0026 in all of the box; inversion
-    1,000 to 10,000 of 0.0026. Ours walk as far as these in fewer steps; class synthesis may go further,
-    because adversaries on small images are larger, as shares of the diagonal, than on those.
+    The defaults are those published for 224 x 224 x 3, where the diagonal is 388 (Engstrom et al., Santurkar et al. and
+    their notebooks): a radius of 80 in 200 steps of 0.5 for targeted images, and steps of 1 anywhere in the box for
+    features (200) and inversion (1,000 in the notebooks, 10,000 in the paper). Class synthesis may go as far as
+    targeted images, twice as far as published: on small images adversaries are a larger share of the diagonal.
     """
 
-    images: int = 256
+    images: int = 128
     """test images that the numbers are of; all of them if there are fewer"""
     pictures: int = 10
     """test images that are drawn, one class after the other"""
     seed: int = 0
     """of the choice of images, and of every random start"""
-    targeted: Descent = Descent(steps=100, step=0.004, radius=0.2)
+    targeted: Descent = field(default_factory=lambda: Descent(steps=200, step=0.0013, radius=0.2))
     """images made to be of another class"""
-    synthesis: Descent = Descent(steps=100, step=0.004, radius=0.2)
+    synthesis: Descent = field(default_factory=lambda: Descent(steps=120, step=0.0026, radius=0.2))
     """images of a class, from a draw of its Gaussian"""
-    feature: Descent = Descent(steps=100, step=0.005)
+    feature: Descent = field(default_factory=lambda: Descent(steps=200, step=0.0026))
     """images that show much of a feature, from noise"""
-    inversion: Descent = Descent(steps=300, step=0.003)
+    inversion: Descent = field(default_factory=lambda: Descent(steps=1000, step=0.0026))
     """images made to be represented as others are"""
 
     def __post_init__(self) -> None:
