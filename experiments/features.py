@@ -1,11 +1,15 @@
-"""Which features a model learns: trained on clean images, with one step, with seven.
+"""Which features a model learns: from clean images, from one step, from seven.
 
-Run:       quench sweep experiments/features.py      (12 trials; about ten minutes on two CPU cores)
-           quench interpret SWEEP                    (its name; or latest)
-Shows:     loss gradients, images made for a class, inverted representations, side by side, and what they
-           come to in numbers: whether one step keeps the features that seven steps give, which is the second claim
-           of Goodwin, Brown & Helus (arXiv 2007.03832). notebooks/features.ipynb tells it.
-Settings:  digits enlarged to 16x16, in l2 as in the paper.
+Run:       quench sweep experiments/features.py                (12 trials; about two minutes on two CPU cores)
+           quench interpret SWEEP --images 450                 (the sweep's name; some ten minutes)
+Shows:     loss gradients, made images and inverted representations side by side, and in numbers how much one step
+           keeps of the features that seven steps give: the second claim of Goodwin, Brown & Helus
+           (arXiv 2007.03832). notebooks/features.ipynb tells it.
+Settings:  l2 as in the paper, and digits enlarged to 16x16, where single steps are harder put to it than on 8x8
+           and pictures show more. PGD-7 comes first, because the first model is what others are compared with.
+           FGSM-RS in l2 is the paper's method; N-FGSM's noise is that of digits_l2.py. Nothing is tuned.
+Why 1.4:   twice the 0.7 of 8x8, as every pixel has become four. PGD-7 then has 61 % robust accuracy under PGD-20,
+           standard training 0 %; at 2.0 PGD-7 is down to 37 %.
 """
 
 from dataclasses import replace

@@ -117,7 +117,7 @@ def interpret(arguments: Namespace, changes: Changes) -> int:
     from quench.interpretation.views import Interpretation
 
     how = override(Interpretation(), changes)
-    records = list(dict.fromkeys(run for name in arguments.runs for run in _runs(find(arguments.storage, name))))
+    records = list(dict.fromkeys(run for name in arguments.runs for run in _trained(find(arguments.storage, name))))
     features = look(records, how, arguments.checkpoint)
     files = features.write(new_directory(arguments.storage, "interpretation"))
     console = terminal()
@@ -130,8 +130,13 @@ def interpret(arguments: Namespace, changes: Changes) -> int:
     return 0
 
 
-def _runs(found: Record | SweepRecord) -> list[Record]:
-    return [found] if isinstance(found, Record) else found.records
+def _trained(found: Record | SweepRecord) -> list[Record]:
+    """The run, or those of a sweep that came to their end, lost ones among them."""
+    if isinstance(found, Record):
+        return [found]
+    ended = [record for record in found.records if record.status in ("finished", "catastrophic_overfitting")]
+    require(bool(ended), "run or sweep", found.name, "none of its runs has finished")
+    return ended
 
 
 def _attaching(arguments: Namespace, records: Iterable[Record], files: Sequence[Path]) -> Sink:

@@ -163,11 +163,17 @@ def trade_off_table(frame: pd.DataFrame) -> Table:
 
 def features_table(summary: pd.DataFrame, paired: pd.DataFrame) -> Table:
     """`analysis.paired`'s two frames for people: each number of each model, and against the first model."""
-    reference = summary["model"].iloc[0]
-    images = summary["images"].max()
+    reference, others = summary["model"].iloc[0], not paired.empty
+    columns = [
+        "",
+        "model",
+        "mean",
+        *([f"less {reference}'s", "p"] if others else []),
+        *(["kept"] if "kept" in paired else []),
+    ]
     table = Table(
-        *("", "model", "mean", f"less {reference}'s", "p", "kept"),
-        title=f"Means and paired differences over {images} test images, with 95 % intervals",
+        *columns,
+        title=f"Means and paired differences over {summary['images'].max()} test images, with 95 % intervals",
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -180,15 +186,16 @@ def features_table(summary: pd.DataFrame, paired: pd.DataFrame) -> Table:
             other = differences.get((metric, row["model"]))
             if other is not None:
                 cells.append(_with_interval(other["difference"], other["low"], other["high"], "+.3f"))
-                cells.append(f"{other['p_holm']:.2g}")
+                cells.append(f"{other['p_holm']:.2g}" if other["p_holm"] >= 1e-4 else "<1e-4")
                 if other.get("kept", float("nan")) == other.get("kept"):
                     cells.append(_with_interval(other["kept"], other["kept_low"], other["kept_high"], ".0%"))
             table.add_row(*cells)
         table.add_section()
-    table.caption = (
-        "p: paired t-test over images, after Holm for all of this table; of these weights, not of another seed's\n"
-        f"kept: of what sets {reference} apart from standard training"
+    caption = (
+        "p: paired t-test over images, after Holm for all rows; of these weights, not of other seeds'" if others else ""
     )
+    kept = f"\nkept: of what sets {reference} apart from standard training" if "kept" in paired else ""
+    table.caption = caption + kept
     table.caption_justify = "left"
     return table
 

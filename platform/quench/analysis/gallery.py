@@ -35,6 +35,11 @@ class _Block:
     given: dict[str, Tensor]
     captions: Sequence[str]
 
+    @property
+    def crowded(self) -> bool:
+        """Whether the captions are too long to stand side by side."""
+        return max(len(caption) for caption in self.captions) > 4
+
 
 def gallery(pictures: Pictures, summary: pd.DataFrame, material: Material, classes: tuple[str, ...]) -> Figure:
     """One page: a block for each view, with what is given above a row for each model; and the numbers beside them.
@@ -44,8 +49,10 @@ def gallery(pictures: Pictures, summary: pd.DataFrame, material: Material, class
     """
     blocks = _blocks(material, classes)
     rows = [len(pictures) + max(len(block.given) for block in blocks[i : i + 2]) for i in (0, 2, 4)]
+    rows[-1] = max(rows[-1], len(METRICS) - 1)
+    lines = 2 if any(block.crowded for block in blocks) else 1
     width = 2 * (_LABELS + _CELL * len(material.shown.y))
-    figure = Figure(figsize=(width, _CELL * sum(rows) + 2.2), layout="constrained")
+    figure = Figure(figsize=(width, _CELL * sum(rows) + 3 * 0.4 * lines + 1), layout="constrained")
     grid = cast("list[Axes]", list(figure.subplots(3, 2, height_ratios=rows).flat))
     for block, axes in zip(blocks, grid, strict=False):
         _draw_block(block, pictures, axes)
@@ -76,9 +83,10 @@ def _blocks(material: Material, classes: tuple[str, ...]) -> list[_Block]:
     names = [classes[label] for label in material.shown.y.tolist()]
     after = [*names[1:], names[0]]
     test = {"test image": images}
+    key = " (red: brighter pixels raise it)" if images.shape[1] == 1 else " (grey: zero)"
     inverted = {"start": images.roll(-1, 0), "target": images}
     return [
-        _Block("Gradient of the loss (red: brighter pixels raise it)", "saliency", test, names),
+        _Block(f"Gradient of the loss{key}", "saliency", test, names),
         _Block("Test image, made to be of another class", "targeted", test, [f"→{name}" for name in after]),
         _Block("Start, made to be represented as the target", "inversion", inverted, names),
         _Block("Draw from a class, made to be of it", "synthesis", {"draw": material.class_seeds}, names),
@@ -96,8 +104,9 @@ def _draw_block(block: _Block, pictures: Pictures, axes: Axes) -> None:
     down = [i * (height + gap) + (height - 1) / 2 for i in range(len(rows))]
     across = [i * (width + gap) + (width - 1) / 2 for i in range(count)]
     axes.set_yticks(down, [fill(name, 14) for name in (*block.given, *made)], fontsize=_SMALL)
-    crowded = max(len(caption) for caption in block.captions) > 4
-    axes.set_xticks(across, block.captions, fontsize=_SMALL, rotation=35 if crowded else 0)
+    axes.set_xticks(across, block.captions, fontsize=_SMALL)
+    for caption in axes.get_xticklabels() if block.crowded else ():
+        caption.set(rotation=35, ha="left", rotation_mode="anchor")
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False, pad=1.5)
     axes.spines[:].set_visible(False)
     axes.axhline(len(block.given) * (height + gap) - (gap + 1) / 2, color="black", lw=0.8)
