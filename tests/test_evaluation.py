@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from quench.attacks import Attack, Stage, Victim
 from quench.attacks.pgd import PGD
 from quench.datasets import Batch, Split
-from quench.evaluation import evaluate, evaluating
+from quench.evaluation import Examination, RobustnessReport, evaluate, evaluating
 from quench.evaluation.intervals import wilson
 from quench.geometry.linf import Linf
 from quench.ranks import Ranks
@@ -44,9 +44,19 @@ def split() -> Split:
     return Split(grey.view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous(), torch.tensor([1, 0, 1, 0, 1]))
 
 
+def judged(
+    attacks: dict[str, Attack],
+    batch_size: int = 4,
+    model: nn.Module | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008 - immutable
+) -> RobustnessReport:
+    asked = Examination(attacks=attacks, threat=THREAT, seed=0, batch_size=batch_size)
+    return evaluate(model or Threshold(), split(), asked, ranks)
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 500])
 def test_counts_what_is_right_and_stays_right(batch_size: int) -> None:
-    report = evaluate(Threshold(), split(), {"pgd": PGD(steps=5)}, THREAT, 0, batch_size)
+    report = judged({"pgd": PGD(steps=5)}, batch_size)
     assert report.correct["clean"].tolist() == [False, True, True, True, True]
     assert report.robust_bits.tolist() == [False, True, True, False, False]
     assert (report.n, report.clean.value, report.robust.value, report.under("pgd").value) == (5, 0.8, 0.4, 0.4)
@@ -54,13 +64,13 @@ def test_counts_what_is_right_and_stays_right(batch_size: int) -> None:
 
 def test_robust_means_under_every_attack() -> None:
     weak = PGD(steps=1, step_ratio=0.01, random_start=False)
-    report = evaluate(Threshold(), split(), {"weak": weak, "strong": PGD(steps=5)}, THREAT, 0, 4)
+    report = judged({"weak": weak, "strong": PGD(steps=5)}, 4)
     assert report.under("weak").value == 0.8
     assert report.robust.value == report.under("strong").value == 0.4
 
 
 def test_shares_of_several_workers_add_up_to_the_whole() -> None:
-    whole = evaluate(Threshold(), split(), {"pgd": PGD(steps=5)}, THREAT, 0, 4)
+    whole = judged({"pgd": PGD(steps=5)}, 4)
 
     class Alone(Ranks):
         """Worker r of 2, without a group to sum over."""
@@ -68,7 +78,7 @@ def test_shares_of_several_workers_add_up_to_the_whole() -> None:
         def total(self, value: Tensor) -> Tensor:
             return value
 
-    parts = [evaluate(Threshold(), split(), {"pgd": PGD(steps=5)}, THREAT, 0, 4, ranks=Alone(r, 2)) for r in (0, 1)]
+    parts = [judged({"pgd": PGD(steps=5)}, ranks=Alone(r, 2)) for r in (0, 1)]
     for name, bits in whole.correct.items():
         assert torch.equal(parts[0].correct[name] | parts[1].correct[name], bits)
         assert not (parts[0].correct[name] & parts[1].correct[name]).any()
@@ -86,7 +96,7 @@ class Cheat(Attack):
 
 
 def test_an_image_outside_the_threat_model_does_not_count() -> None:
-    report = evaluate(Threshold(), split(), {"cheat": Cheat()}, THREAT, 0, 4)
+    report = judged({"cheat": Cheat()}, 4)
     assert report.robust_bits.tolist() == [False, True, True, True, False]
 
 
@@ -98,6 +108,6 @@ def test_eval_mode_is_on_while_judging_and_modes_come_back() -> None:
         assert not any(m.training for m in model.modules())
     assert [m.training for m in model.modules()] == modes
     before = model[0].running_mean.clone()
-    evaluate(model, split(), {"pgd": PGD(steps=1)}, THREAT, 0, 4)
+    judged({"pgd": PGD(steps=1)}, model=model)
     assert torch.equal(model[0].running_mean, before)
     assert [m.training for m in model.modules()] == modes

@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,11 +105,12 @@ def test_a_stronger_evaluation_does_not_replace_the_final_one(sweep: SweepRecord
     record = sweep.records[0]
     state, data = trial.restore(record, "last", torch.device("cpu"))
     attack = PGD(steps=5, restarts=2)
-    judged = trial.judge(state, record.recipe, data, attack, record.recipe.threat)
-    trial.enter_evaluation(record, [judged], attack, state.epoch, "last")
+    asked = replace(trial.examination(record.recipe), attacks={"pgd": attack})
+    verdicts = trial.examine(state, record, data, asked)
+    trial.enter_evaluation(record, [verdicts], state.epoch, "last")
     project(sweep)
     metrics = client.get_run(find(client, record.about["id"])).data.metrics
-    assert metrics["test_robust_accuracy/pgd-5-2"] == judged.robust.value
+    assert metrics["test_robust_accuracy/pgd-5-2"] == verdicts.report().robust.value
     assert metrics["test_robust_accuracy"] == record.entries("evaluation")[0]["robust"]["value"]
 
 

@@ -42,7 +42,7 @@ def carry_out_run(arguments: Namespace, record: Record) -> int:
         except KeyboardInterrupt:
             record.settle("interrupted", "")
     for entry in record.entries("evaluation")[-1:]:
-        print_evaluation(console, record, entry)
+        print_evaluation(console, record.name, entry)
     print_places(console, arguments, followers, record.directory)
     return _EXIT_CODES[record.status]
 
@@ -122,16 +122,19 @@ def sink(tracker: Callable[[], Tracker]) -> Sink:
     return lambda record, entries: tracker()(record, entries)
 
 
-def print_evaluation(console: Console, record: Record, entry: Mapping[str, Any]) -> None:
-    """A verdict on the test images, in one line."""
-    clean, robust = Share(**entry["clean"]), Share(**entry["robust"])
-    console.print(
-        f"{record.name}: {entry['examples']} test images, 95 % intervals: "
-        f"clean {clean}, robust {robust} ({entry['label']})",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+def print_evaluation(console: Console, name: str, entry: Mapping[str, Any]) -> None:
+    """Verdicts on test images: a line, one for each stage of the attack, and one for each reason not to trust them."""
+    shares = {key: Share(**entry[key]) for key in ("clean", "robust")}
+    some = "" if entry["examples"] == entry["of"] else f" of {entry['of']}"
+    lines = [
+        f"{name}: {entry['examples']}{some} test images, 95 % intervals: "
+        f"clean {shares['clean']}, robust {shares['robust']} ({entry['label']})"
+    ]
+    stages = {key.partition("/")[2]: Share(**share) for key, share in entry["under"].items() if "/" in key}
+    lines += [f"  after {stage}: {share}" for stage, share in stages.items()]
+    lines += [f"  unreliable: {flag['reason']}" for flag in entry["flags"]]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_report(console: Console, made: SweepRecord) -> list[Path]:

@@ -25,6 +25,14 @@ Runs that differ by nothing but their seed are taken together. How they are look
 (targeted, synthesis, feature, inversion: .steps, and .step and .radius as shares of the pixel box's diagonal).
 """
 
+_QUESTIONS = """
+What is asked can be changed by its dotted key (default: PGD-50-10):
+  quench evaluate latest --attack autoattack --precision bfloat16
+  quench evaluate latest --attack.steps 100 --threat.epsilon 8/255 --seed 1 --batch-size 500
+  quench evaluate --model mine:net --weights net.safetensors --data cifar --threats linf:8/255
+Verdicts are kept image by image: asked again, it goes on where it was cut off. `quench compare` reads them.
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; the exit code is 2 for a user's mistake, 1 if runs failed, 130 if interrupted."""
@@ -96,9 +104,10 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     resume = add("resume", "go on with a run or a sweep that was interrupted", ray)
     resume.add_argument("name", metavar="RUN|SWEEP", nargs="?", default="latest", help="its folder or name, or latest")
     resume.add_argument("--concurrent", type=int, metavar="N", help="trials at the same time (default: what fits)")
-    _evaluate_options(
-        add("evaluate", "attack a trained run on the test images", epilog="The attack's fields: --attack.steps 100 ...")
-    )
+    _evaluate_options(add("evaluate", "attack a trained run, or any model, on test images", ray, epilog=_QUESTIONS))
+    compare = add("compare", "paired comparison of two evaluated models on the same images")
+    compare.add_argument("first", metavar="RUN", help="a run's or model's folder or name, or latest")
+    compare.add_argument("second", metavar="RUN", help="the one to compare it with")
     _interpret_options(add("interpret", "what runs have learnt to look at, side by side", epilog=_INTERPRET))
     report = add("report", "tables and figures of a sweep")
     report.add_argument(
@@ -110,7 +119,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
 
 
 def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:
-    evaluate.add_argument("run", metavar="RUN", help="a run's folder or name, or latest")
+    evaluate.add_argument("run", metavar="RUN", nargs="?", help="a run's folder or name, or latest")
     evaluate.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
     evaluate.add_argument(
         "--threats",
@@ -119,6 +128,21 @@ def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:
         metavar="NORM:EPSILON",
         help="judge under each of these, and under all of them at once: linf:8/255 l2:128/255 l1:12",
     )
+    evaluate.add_argument("--workers", type=int, default=1, metavar="N", help="Ray workers that share the images")
+    evaluate.add_argument(
+        "--until-halfwidth",
+        type=float,
+        default=0.0,
+        metavar="H",
+        help="stop once the robust accuracy is known to +-H (0.01 is one point), at 95 %% confidence",
+    )
+    evaluate.add_argument(
+        "--model",
+        metavar="MODULE:FUNCTION",
+        help="instead of a run: a function that returns a torch.nn.Module from pixels in [0, 1] to logits; "
+        "--data names the dataset, as in a recipe",
+    )
+    evaluate.add_argument("--weights", type=Path, metavar="FILE", help="for it: .safetensors, or a state dict of torch")
 
 
 def _interpret_options(interpret: argparse.ArgumentParser) -> None:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
 from quench.catalogue import name_of
-from quench.record import ENDED, Entry, Record, Status
+from quench.evaluation import Judged
+from quench.evaluation.intervals import Comparison, Share, wilson
+from quench.journal import Entry
+from quench.record import ENDED, Record, Status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,6 +131,52 @@ class LiveTable:
         return table
 
 
+class VerdictBar:
+    """How far an evaluation is, how long it may still take, and what it comes to so far."""
+
+    def __init__(self, console: Console, title: str, examples: int) -> None:
+        self._console, self._title, self._examples = console, title, examples
+        self._judged = self._robust = 0
+        self._printed = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[robust]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(title, total=examples, robust="")
+
+    def add(self, judged: Judged) -> None:
+        """Take further verdicts; where the bar cannot be redrawn, they are a line now and then."""
+        self._judged += len(judged.places)
+        self._robust += int(torch.stack(list(judged.correct.values())).all(0).sum())
+        robust = f"robust {self.interval}"
+        self._bar.update(self._task, completed=self._judged, robust=robust)
+        if not self._console.is_terminal and time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
+            self._console.print(f"{self._title}: {self._judged}/{self._examples}, {robust}", highlight=False)
+            self._printed = time.monotonic()
+
+    @property
+    def interval(self) -> Share:
+        """The robust share of what has been judged."""
+        return wilson(self._robust, self._judged)
+
+    @property
+    def halfwidth(self) -> float:
+        """Of the interval; 1 before the first verdict."""
+        return (self.interval.high - self.interval.low) / 2 if self._judged else 1.0
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the bar while the block runs."""
+        with self._bar:
+            yield
+
+
 def terminal() -> Console:
     """Standard output; where it is no terminal, wide enough for the tables."""
     return Console() if sys.stdout.isatty() else Console(width=120)
@@ -161,47 +212,20 @@ def trade_off_table(frame: pd.DataFrame) -> Table:
     return table
 
 
-def features_table(summary: pd.DataFrame, paired: pd.DataFrame) -> Table:
-    """`analysis.paired`'s two frames for people: each number of each model, and against the first model."""
-    reference, others = summary["model"].iloc[0], not paired.empty
-    columns = [
-        "",
-        "model",
-        "mean",
-        *([f"less {reference}'s", "p"] if others else []),
-        *(["kept"] if "kept" in paired else []),
-    ]
+def comparison_table(first: str, second: str, found: Mapping[str, Mapping[str, Comparison]]) -> Table:
+    """Evaluation -> what (clean, robust) -> the paired comparison."""
     table = Table(
-        *columns,
-        title=f"Means and paired differences over {summary['images'].max()} test images, with 95 % intervals",
+        *("evaluation", "", "images", f"only {first}", f"only {second}", "difference [95 %]", "p (McNemar)"),
+        title=f"{first} less {second}, image by image; only: images that the other gets wrong",
         title_justify="left",
         box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
     )
-    differences = {(row["metric"], row["model"]): row for row in paired.to_dict("records")}
-    for metric, models in summary.groupby("metric", sort=False):
-        for place, row in enumerate(models.to_dict("records")):
-            cells = [str(metric).replace("_", " ") if place == 0 else "", str(row["model"])]
-            cells.append(_with_interval(row["mean"], row["low"], row["high"], ".3f"))
-            other = differences.get((metric, row["model"]))
-            if other is not None:
-                cells.append(_with_interval(other["difference"], other["low"], other["high"], "+.3f"))
-                cells.append(f"{other['p_holm']:.2g}" if other["p_holm"] >= 1e-4 else "<1e-4")
-                if other.get("kept", float("nan")) == other.get("kept"):
-                    cells.append(_with_interval(other["kept"], other["kept_low"], other["kept_high"], ".0%"))
-            table.add_row(*cells)
-        table.add_section()
-    caption = (
-        "p: paired t-test over images, after Holm for all rows; of these weights, not of other seeds'" if others else ""
-    )
-    kept = f"\nkept: of what sets {reference} apart from standard training" if "kept" in paired else ""
-    table.caption = caption + kept
-    table.caption_justify = "left"
+    for name, parts in found.items():
+        for what, it in parts.items():
+            gap = "{:+.1%} [{:+.1%}, {:+.1%}]".format(*it.difference)
+            cells = (name, what, str(it.n), str(it.only_first), str(it.only_second), gap, f"{it.p_value:.2g}")
+            table.add_row(*map(Text, cells))
     return table
-
-
-def _with_interval(value: float, low: float, high: float, style: str) -> str:
-    return f"{value:{style}} [{low:{style}}, {high:{style}}]"
 
 
 def _percent(share: float | None) -> str:

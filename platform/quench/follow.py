@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
-from quench.record import Entry, Record
+from quench.journal import Entry
+from quench.record import Record
 
 Sink = Callable[[Record, list[Entry]], None]
 """Takes a run's new entries. If it raises, it is given them again later, with whatever has come since."""

@@ -2,6 +2,7 @@
 
     <run>/recipe.json    the recipe, its sweep, versions, git commit, ...
     <run>/log.jsonl      one entry a line: status, epoch, evaluation; each on disk before anyone sees it
+    <run>/verdicts/      every evaluation, example by example
     <run>/last.pt        the run after its latest epoch, to go on from
     <run>/best.pt        after the epoch with the best robust accuracy on the held-out images
 
@@ -22,19 +23,20 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import torch
 
+from quench import journal
 from quench.config import decode, encode
 from quench.errors import UserError, one_line
+from quench.journal import Entry
 from quench.training.loop import EpochReport
 from quench.training.recipe import Recipe
 
 Status = Literal["waiting", "running", "finished", "stopped", "catastrophic_overfitting", "interrupted", "failed"]
 """stopped is a scheduler's decision; interrupted and failed runs can be resumed, the others that ended are final"""
 ENDED: frozenset[Status] = frozenset({"finished", "stopped", "catastrophic_overfitting", "interrupted", "failed"})
-Entry = dict[str, Any]
 Checkpoint = Literal["last", "best"]
 
 
@@ -77,26 +79,12 @@ class Record:
         return f"{self.recipe.threat} {self.about['configuration']} s={self.recipe.seed}"
 
     def append(self, kind: str, **content: Any) -> None:
-        """Add an entry, and wait until it is on the disk. A line that a crash cut short is dropped first."""
-        line = json.dumps({"kind": kind, "time": now(), **content}) + "\n"
-        with (self.directory / "log.jsonl").open("a+b") as file:
-            if not _ends_line(file):
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        """Add an entry, and wait until it is on the disk."""
+        journal.append(self.directory / "log.jsonl", {"kind": kind, "time": now(), **content})
 
     def read(self, offset: int = 0) -> tuple[list[Entry], int]:
         """The whole entries from byte `offset` on, and the offset after them."""
-        try:
-            with (self.directory / "log.jsonl").open("rb") as file:
-                file.seek(offset)
-                content = file.read()
-        except FileNotFoundError:
-            return [], offset
-        whole = content.rfind(b"\n") + 1
-        return [json.loads(line) for line in content[:whole].splitlines()], offset + whole
+        return journal.read(self.directory / "log.jsonl", offset)
 
     def entries(self, kind: str) -> list[Entry]:
         return [entry for entry in self.read()[0] if entry["kind"] == kind]
@@ -189,14 +177,6 @@ def _commit() -> str | None:
 def write_json(path: Path, content: object) -> None:
     """Whole or not at all."""
     _replace(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
-
-
-def _ends_line(file: BinaryIO) -> bool:
-    """Whether the file is empty or its last byte ends a line."""
-    if file.seek(0, os.SEEK_END) == 0:
-        return True
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

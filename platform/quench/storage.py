@@ -80,6 +80,11 @@ def find_run(storage: Path, name: str) -> Record:
     return Record(_find("run", storage, name, ("*/recipe.json", "*/*/recipe.json")).parent)
 
 
+def find_model(storage: Path, name: str) -> Path:
+    """The folder of a run, or of a model that was not trained here, by its path or its name, or the "latest"."""
+    return _find("run or model", storage, name, ("*/recipe.json", "*/*/recipe.json", "*/model.json")).parent
+
+
 def find(storage: Path, name: str) -> Record | SweepRecord:
     """Whichever of the two has that folder or name, or was written to last."""
     found = _find("run or sweep", storage, name, ("*/sweep.json", "*/recipe.json"))

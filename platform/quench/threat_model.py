@@ -11,6 +11,9 @@ from quench.config import decode
 from quench.errors import InvalidValue, require
 from quench.geometry import Geometry
 
+TOLERANCE = 1e-5
+"""of radius and box, for rounding in float32: relative, and a tenth of it absolute"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ThreatModel:
@@ -58,7 +61,7 @@ class ThreatModel:
         """`delta` cut so that x + delta is in the box; its norm is left alone."""
         return (x + delta).clamp(0, 1) - x
 
-    def contains(self, x: Tensor, adversarial: Tensor, tolerance: float = 1e-5) -> Tensor:
+    def contains(self, x: Tensor, adversarial: Tensor, tolerance: float = TOLERANCE) -> Tensor:
         """`(N,)` bool: whether each adversarial example is one of `x`, to a relative `tolerance`."""
         near = self.norm.norm(adversarial - x) <= self.epsilon * (1 + tolerance) + tolerance * 1e-1
         flat = adversarial.flatten(1)

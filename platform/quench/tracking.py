@@ -33,8 +33,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from quench.catalogue import name_of
 from quench.config import flatten
 from quench.errors import UserError, require
+from quench.journal import Entry
 from quench.mlflow_view import VIEW, view_tag
-from quench.record import Entry, Record, Status
+from quench.record import Record, Status
 from quench.storage import SweepRecord
 
 _STATUS: dict[Status, str] = {

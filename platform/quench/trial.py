@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
-from quench.attacks import Attack
 from quench.catalogue import name_of
-from quench.config import encode
 from quench.datasets import Data
-from quench.evaluation import RobustnessReport, evaluate, union
+from quench.evaluation import Examination
+from quench.evaluation.reliability import Flag
+from quench.journal import Entry
 from quench.ranks import Ranks
 from quench.record import Checkpoint, Record
-from quench.threat_model import ThreatModel
 from quench.training.loop import EpochReport, fit
 from quench.training.overfitting import CatastrophicOverfitting
 from quench.training.recipe import Recipe
 from quench.training.state import TrainState
+from quench.verdicts import Verdicts, summary
 
 
 def run(record: Record, device: torch.device) -> Iterator[EpochReport]:
@@ -54,9 +54,9 @@ def run(record: Record, device: torch.device) -> Iterator[EpochReport]:
         if which == "best":
             state.load_state_dict(record.checkpoint("best"))
         if not any(entry["final"] for entry in record.entries("evaluation")):
-            judged = judge(state, recipe, data, recipe.evaluation, recipe.threat, ranks)
+            verdicts = examine(state, record, data, examination(recipe), ranks)
             if write:
-                enter_evaluation(record, [judged], recipe.evaluation, state.epoch, which, final=True)
+                enter_evaluation(record, [verdicts], state.epoch, which, final=True)
         if write:
             record.append("status", status=status, reason=reason)
     except GeneratorExit:
@@ -83,51 +83,63 @@ def restore(record: Record, which: Checkpoint, device: torch.device) -> tuple[Tr
     return state, data
 
 
-def judge(
+def examination(recipe: Recipe) -> Examination:
+    """The recipe's own: the one that its runs are compared by."""
+    attacks = {name_of(recipe.evaluation): recipe.evaluation}
+    return Examination(attacks=attacks, threat=recipe.threat, seed=recipe.seed, batch_size=recipe.batch_size)
+
+
+def examine(
     state: TrainState,
-    recipe: Recipe,
+    record: Record,
     data: Data,
-    attack: Attack,
-    threat: ThreatModel,
+    asked: Examination,
     ranks: Ranks = Ranks(),  # noqa: B008 - immutable
-) -> RobustnessReport:
-    """The test images' verdicts under `attack`."""
+) -> Verdicts:
+    """Judge the run on the test images, from wherever an earlier attempt got to; rank 0 writes the verdicts."""
+
+    def verdicts() -> Verdicts:
+        return Verdicts.of(record.directory, state.judged, record.recipe.data, len(data.test), asked)
+
+    if ranks.rank == 0:
+        verdicts()
+    ranks.wait()
+    todo = verdicts().todo()
+    ranks.wait()  # until all have read it
     test = data.test.to(state.device)
-    return evaluate(state.judged, test, {name_of(attack): attack}, threat, recipe.seed, recipe.batch_size, ranks)
+    for part in asked.parts(todo, ranks.size):
+        judged = asked.part(state.judged, test, part, ranks)
+        if ranks.rank == 0:
+            verdicts().append(judged)
+    return verdicts()
 
 
 def enter_evaluation(
     record: Record,
-    reports: Sequence[RobustnessReport],
-    attack: Attack,
+    verdicts: Sequence[Verdicts],
     epoch: int,
     which: Checkpoint,
+    flags: Sequence[Flag] = (),
     final: bool = False,
-) -> None:
-    """Keep a verdict on the test images, with what it takes to repeat it: of one threat model, or of several at once.
+) -> Entry:
+    """Keep what verdicts on the test images come to, unless the record has that already; returns the entry.
 
     `final` marks the recipe's own evaluation at the end of the run: the one that runs are compared by.
     """
-    record.append(
-        "evaluation",
-        label=_label(record.recipe, [report.threat for report in reports], attack, which),
-        attack=encode(attack),
-        threats=[encode(report.threat) for report in reports],
-        checkpoint=which,
-        epoch=epoch,
-        final=final,
-        examples=reports[0].n,
-        seed=record.recipe.seed,
-        clean=reports[0].clean._asdict(),
-        robust=union(reports)._asdict(),
-    )
+    label = _label(record.recipe, verdicts, which)
+    content = {"label": label, "checkpoint": which, "epoch": epoch, "final": final, **summary(verdicts, flags)}
+    for known in record.entries("evaluation"):
+        if content.items() <= known.items():
+            return known
+    record.append("evaluation", **content)
+    return record.entries("evaluation")[-1]
 
 
-def _label(recipe: Recipe, threats: Sequence[ThreatModel], attack: Attack, which: Checkpoint) -> str:
+def _label(recipe: Recipe, verdicts: Sequence[Verdicts], which: Checkpoint) -> str:
     """`pgd-50-10`: the attack with its steps and restarts; and the threat models and checkpoint if unusual."""
-    numbers = [getattr(attack, key) for key in ("steps", "restarts") if hasattr(attack, key)]
-    words = ["-".join(str(word) for word in [name_of(attack), *numbers])]
-    words += [" and ".join(map(str, threats))] if list(threats) != [recipe.threat] else []
+    threats = [part.threat for part in verdicts]
+    words = [verdicts[0].label]
+    words += [" and ".join(map(str, threats))] if threats != [recipe.threat] else []
     words += [which] if which != "last" else []
     return " ".join(words)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +22,25 @@ CHUNK = 4
 
 @dataclass(frozen=True)
 class RobustnessReport:
-    """Verdicts on one split, example by example, under one threat model."""
+    """Verdicts on examples of one split under one threat model; of all of them, or of a random sample.
+
+    They are given in eval mode and in float32 (on GPUs whose convolutions use TF32 by default, in that), whatever
+    the `precision` of crafting.
+    """
 
     threat: ThreatModel
+    """in pixel units"""
+    seed: int
+    """of the attacks' random numbers"""
+    precision: Precision
+    index: Tensor
+    """(n,) int64, ascending, on the CPU: the examples' places in the split"""
     correct: Mapping[str, Tensor]
     """attack's label -> (n,) bool on the CPU: classified correctly without and under it; "clean" is without any"""
 
     @property
     def n(self) -> int:
-        return len(self.correct["clean"])
+        return len(self.index)
 
     @property
     def robust_bits(self) -> Tensor:
@@ -50,36 +61,77 @@ class RobustnessReport:
 
 
 def union(reports: Sequence[RobustnessReport]) -> Share:
-    """The share of examples that are robust in every report, of the same split under several threat models."""
-    bits = torch.stack([report.robust_bits for report in reports]).all(0)
-    return wilson(int(bits.sum()), len(bits))
+    """The share of examples that are robust in every report, of those that all of them judged."""
+    known = [dict(zip(r.index.tolist(), r.robust_bits.tolist(), strict=True)) for r in reports]
+    common = set(known[0]).intersection(*known)
+    return wilson(sum(all(bits[i] for bits in known) for i in common), len(common))
+
+
+class Judged(NamedTuple):
+    """The verdicts on some examples: their places in the split, and what `judge` says of them, on the CPU."""
+
+    places: Tensor
+    correct: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """What is asked of a model: everything that decides the verdicts."""
+
+    attacks: Mapping[str, Attack]
+    """label -> attack; each is put to every example"""
+    threat: ThreatModel
+    seed: int
+    batch_size: int
+    """examples that go through the model at once"""
+    precision: Precision = "float32"
+    """arithmetic of crafting"""
+
+    def parts(self, index: Tensor, ranks: int = 1) -> Sequence[Tensor]:
+        """`index` `(n,)` as what is judged and kept together: an eighth, but a batch at least and `CHUNK` at most."""
+        size = min(max(len(index) // 8, self.batch_size), CHUNK * self.batch_size)
+        return index.split(size * ranks)
+
+    def part(
+        self,
+        model: nn.Module,
+        split: Split,
+        index: Tensor,
+        ranks: Ranks = Ranks(),  # noqa: B008 - immutable
+    ) -> Judged:
+        """Judge the examples at `index` `(n,)` of `split`, on the model's device and in eval mode.
+
+        Each rank takes its share; all of them get all verdicts.
+        """
+        index = index.to(split.labels.device)
+        mine = torch.arange(ranks.rank, len(index), ranks.size, device=index.device)
+        victim = Victim(model, self.batch_size, self.precision)
+        with evaluating(model):
+            found = judge(victim, split.batch(index[mine]), self.attacks, self.threat, self.seed)
+        correct: dict[str, Tensor] = {}
+        for name, bits in found.items():
+            whole = torch.zeros(len(index), device=index.device)
+            whole[mine] = bits.float()
+            correct[name] = ranks.total(whole).bool().cpu()
+        return Judged(index.cpu(), correct)
+
+    def report(self, parts: Iterable[Judged]) -> RobustnessReport:
+        """All that was judged, as one. Raises `ValueError` if that is nothing."""
+        places, verdicts = zip(*parts, strict=True)
+        index, order = torch.cat(places).sort()
+        correct = {name: torch.cat([part[name] for part in verdicts])[order] for name in verdicts[0]}
+        return RobustnessReport(self.threat, self.seed, self.precision, index, correct)
 
 
 def evaluate(
     model: nn.Module,
     split: Split,
-    attacks: Mapping[str, Attack],
-    threat: ThreatModel,
-    seed: int,
-    batch_size: int,
+    examination: Examination,
     ranks: Ranks = Ranks(),  # noqa: B008 - immutable
-    precision: Precision = "float32",
 ) -> RobustnessReport:
-    """Judge `model` on `split` (on the model's device), in eval mode and float32 (on GPUs whose
-    convolutions use TF32 by default, in that); `precision` is of crafting only.
-
-    Each rank takes its share of the examples; all of them get the whole report.
-    """
-    mine = torch.arange(ranks.rank, len(split), ranks.size, device=split.labels.device)
-    correct: dict[str, Tensor] = {}
-    with evaluating(model):
-        for index in mine.split(CHUNK * batch_size):
-            for name, bits in judge(
-                Victim(model, batch_size, precision), split.batch(index), attacks, threat, seed
-            ).items():
-                whole = correct.setdefault(name, torch.zeros(len(split), device=split.labels.device))
-                whole[index] = bits.float()
-    return RobustnessReport(threat, {name: ranks.total(bits).bool().cpu() for name, bits in correct.items()})
+    """Judge `model` on all of `split`."""
+    parts = examination.parts(torch.arange(len(split)), ranks.size)
+    return examination.report(examination.part(model, split, part, ranks) for part in parts)
 
 
 def judge(

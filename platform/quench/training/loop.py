@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from quench.attacks import Attack
 from quench.context import SIGNALS, Context
 from quench.datasets import Data, Split
-from quench.evaluation import RobustnessReport, evaluate
+from quench.evaluation import Examination, RobustnessReport, evaluate
 from quench.randomness import PERTURBATION, generator
 from quench.ranks import Ranks
 from quench.training.batches import batches_per_epoch, epoch_batches
@@ -80,7 +80,8 @@ def fit(state: TrainState, recipe: Recipe, data: Data, ranks: Ranks = Ranks()) -
 
     def judge(judged: nn.Module, attack: Attack) -> RobustnessReport:
         attacks = {"fgsm": FGSM, "probe": attack}
-        return evaluate(judged, probe, attacks, recipe.threat, recipe.seed, recipe.batch_size, ranks)
+        asked = Examination(attacks=attacks, threat=recipe.threat, seed=recipe.seed, batch_size=recipe.batch_size)
+        return evaluate(judged, probe, asked, ranks)
 
     guard = recipe.guard if recipe.method.adversarial else replace(recipe.guard, action="off")
     watch = Watch(guard, state, lambda judged, attack: _fgsm_and_robust(judge(judged, attack)), ranks)

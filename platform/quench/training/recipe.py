@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from quench.attacks import Attack
-from quench.attacks.pgd import PGD
+from quench.attacks.pgd import PGD, PGD_50_10
 from quench.catalogue import name_of
 from quench.context import Statistics
 from quench.datasets import Dataset
@@ -97,7 +97,7 @@ class Recipe:
     """epochs without a new best robust accuracy on the held-out images after which to stop; 0 for never"""
     keep: Literal["last", "best"] = "last"
     """weights to judge in the end: the last, or the most robust on the held-out images"""
-    evaluation: Attack = field(default_factory=lambda: PGD(steps=50, restarts=10))
+    evaluation: Attack = PGD_50_10
     """attack on the test images when the run is over"""
     workers: int = 1
     """data-parallel workers, each with its share of every batch"""
