@@ -47,6 +47,23 @@ def guards() -> list[str]:
     return lines
 
 
+def features() -> list[str]:
+    """Each number of PGD-7 and of standard training, and what the single steps keep of the way between."""
+    means = pd.read_csv(HERE / "features.csv").pivot(index="metric", columns="model", values="mean")
+    paired = pd.read_csv(HERE / "features_paired.csv").set_index(["metric", "model"])
+    lines = [
+        "| | standard | PGD-7 | N-FGSM less PGD-7 | kept | FGSM-RS less PGD-7 | kept |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for metric in paired.index.unique("metric"):
+        cells = [str(metric).replace("_", " "), *(f"{means.loc[metric, model]:.3f}" for model in ("standard", "pgd"))]
+        for row in (paired.loc[(metric, model)] for model in ("n_fgsm", "fgsm_rs")):
+            cells.append(f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]")
+            cells.append(f"{row['kept']:.0%} [{100 * row['kept_low']:.0f}, {100 * row['kept_high']:.0f}]")
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 if __name__ == "__main__":
-    for lines in (methods("linf 0.15"), methods("l2 0.7"), guards()):
+    for lines in (methods("linf 0.15"), methods("l2 0.7"), guards(), features()):
         print(*lines, "", sep="\n")

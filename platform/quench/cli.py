@@ -19,6 +19,12 @@ Any field of the recipe can be overridden by its dotted key:
 `quench train EXPERIMENT --help` lists the fields of that experiment with their values.
 """
 
+_INTERPRET = """
+Runs that differ by nothing but their seed are taken together. How they are looked at can be overridden:
+  quench interpret PGD N_FGSM STANDARD --images 450 --pictures 10 --seed 0 --inversion.steps 1000
+(targeted, synthesis, feature, inversion: .steps, and .step and .radius as shares of the pixel box's diagonal).
+"""
+
 _QUESTIONS = """
 What is asked can be changed by its dotted key (default: PGD-50-10):
   quench evaluate latest --attack autoattack --precision bfloat16
@@ -47,7 +53,7 @@ def _run(argv: list[str]) -> int:
     if command is None:
         raise InvalidValue("command", argv[0], one_of(argv[0], commands))
     own, changes = _split(argv[1:], command)
-    takes_changes = argv[0] in ("train", "sweep", "evaluate")
+    takes_changes = argv[0] in ("train", "sweep", "evaluate", "interpret")
     if changes and not takes_changes:
         raise UserError(f"{argv[0]} takes no option --{next(iter(changes))}; see `quench {argv[0]} --help`")
     if argv[0] in ("train", "sweep") and {"-h", "--help"} & {*own}:
@@ -102,6 +108,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     compare = add("compare", "paired comparison of two evaluated models on the same images")
     compare.add_argument("first", metavar="RUN", help="a run's or model's folder or name, or latest")
     compare.add_argument("second", metavar="RUN", help="the one to compare it with")
+    _interpret_options(add("interpret", "what runs have learnt to look at, side by side", epilog=_INTERPRET))
     report = add("report", "tables and figures of a sweep")
     report.add_argument(
         "sweep", metavar="SWEEP", nargs="?", default="latest", help="a sweep's folder or name, or latest"
@@ -136,6 +143,16 @@ def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:
         "--data names the dataset, as in a recipe",
     )
     evaluate.add_argument("--weights", type=Path, metavar="FILE", help="for it: .safetensors, or a state dict of torch")
+
+
+def _interpret_options(interpret: argparse.ArgumentParser) -> None:
+    interpret.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN|SWEEP",
+        help="folders or names, or latest; the first is compared with all others",
+    )
+    interpret.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
 
 
 def _storage_options() -> _Parser:

@@ -102,6 +102,11 @@ class Tracker:
             if entry["kind"] == "status":
                 self._set_status(record, run, entry)
 
+    def attach(self, record: Record, files: Sequence[Path], folder: str) -> None:
+        """Log files made of a run that this tracker has seen, into a folder of its artifacts."""
+        for file in files:
+            self._client.log_artifact(self._runs[record.about["id"]], str(file), folder)
+
     def _run(self, record: Record, started: int) -> str:
         about = record.about
         if about["id"] not in self._runs:

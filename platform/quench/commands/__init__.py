@@ -14,6 +14,7 @@ from quench.carry_out import (
     print_report,
 )
 from quench.commands.evaluate import compare, evaluate
+from quench.commands.interpret import interpret
 from quench.config import override
 from quench.console import terminal
 from quench.errors import UserError, require
@@ -24,7 +25,7 @@ from quench.sweep import configuration, trials
 from quench.training.recipe import Recipe
 
 Changes = dict[str, Any]
-__all__ = ["compare", "evaluate", "report", "resume", "sweep", "train", "ui"]
+__all__ = ["compare", "evaluate", "interpret", "report", "resume", "sweep", "train", "ui"]
 
 
 def train(arguments: Namespace, changes: Changes) -> int:
