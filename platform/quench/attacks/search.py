@@ -90,6 +90,8 @@ class Search(ABC):
         the last looks of the last round.
         """
         found = batch.x.clone()
+        if len(found) == 0:
+            return found
         queue = deque((position, 0) for position in range(len(batch.y)))
         slots = self._joining(
             victim, batch, threat, seed, [queue.popleft() for _ in range(min(len(queue), victim.batch_size))]
