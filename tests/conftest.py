@@ -75,7 +75,7 @@ GULLIBLE: dict[str, Any] = {
 
 @pytest.fixture(scope="session")
 def robust_digits() -> tuple[nn.Module, Batch]:
-    """A tiny network that PGD training has made half robust, in eval mode, and 80 test images."""
+    """A tiny network that PGD training has made half robust, in eval mode, and 60 test images."""
     data, threat = Digits().load(100), ThreatModel(norm=L2(), epsilon=0.8)
     model = SmallCNN(widths=(8, 16)).build(data.spec(), seed=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
@@ -89,7 +89,7 @@ def robust_digits() -> tuple[nn.Module, Batch]:
             F.cross_entropy(model(batch.x + delta), batch.y).backward()
             optimizer.step()
     optimizer.zero_grad()
-    return model.eval(), data.test.batch(torch.arange(80))
+    return model.eval(), data.test.batch(torch.arange(60))
 
 
 class CountFlops(TorchDispatchMode):

@@ -25,7 +25,7 @@ from quench.threat_model import ThreatModel
 NORMS = [member() for member in members(Geometry).values()]
 EPSILON = {"linf": 0.15, "l2": 0.8, "l1": 2.0}
 STAGES = ["apgd_ce", "apgd_t", "fab_t", "square"]
-STEPS, QUERIES = 50, 500
+STEPS, QUERIES = 30, 300
 
 every_norm = pytest.mark.parametrize("norm", NORMS, ids=name_of)
 
@@ -46,7 +46,7 @@ def test_verdicts_are_the_authors(norm: Geometry, robust_digits: tuple[nn.Module
     differing = [int((correct[f"ours/{name}"] != correct[f"theirs/{name}"]).sum()) for name in STAGES]
     assert max(differing) <= 3
     assert differing[-1] <= 1
-    assert 10 < correct["ours"].sum() < len(batch.y) - 10
+    assert 8 < correct["ours"].sum() < len(batch.y) - 8
 
 
 @every_norm

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -33,15 +35,9 @@ SEARCHES = [
 def problem(robust_digits: tuple[nn.Module, Batch]) -> tuple[nn.Module, Batch]:
     """In double precision, where the size of a batch does not show."""
     model, batch = robust_digits
-    keep = (model(batch.x).argmax(1) == batch.y).nonzero().flatten()[:30]
+    keep = (model(batch.x).argmax(1) == batch.y).nonzero().flatten()[:16]
     double = Batch(batch.x[keep].double(), batch.y[keep], batch.index[keep])
-    return _double(model), double
-
-
-def _double(model: nn.Module) -> nn.Module:
-    from copy import deepcopy
-
-    return deepcopy(model).double()
+    return deepcopy(model).double(), double
 
 
 @pytest.mark.parametrize("norm", NORMS, ids=name_of)
@@ -50,7 +46,7 @@ def test_verdicts_do_not_depend_on_the_batch(attack: Attack, norm: Geometry, pro
     model, batch = problem
     threat = ThreatModel(norm=norm, epsilon=EPSILON[name_of(norm)])
     (stage,) = attack.stages(threat, 10).values()
-    whole = stage(Victim(model, batch_size=30), batch, threat, 5)
+    whole = stage(Victim(model, batch_size=16), batch, threat, 5)
     for size in (1, 7):
         torch.testing.assert_close(stage(Victim(model, batch_size=size), batch, threat, 5), whole, rtol=0, atol=1e-9)
     fooled = Victim(model).fooled(batch, whole, threat)
@@ -88,7 +84,7 @@ def test_low_precision_reports_only_what_fools_the_model_itself(
     """What is crafted in bfloat16 is judged in float32 before it is called found."""
     model, batch = robust_digits
     threat = ThreatModel(norm=norm, epsilon=EPSILON[name_of(norm)])
-    for stage in AutoAttack(steps=10, queries=60).stages(threat, 10).values():
+    for stage in AutoAttack(steps=5, queries=30).stages(threat, 10).values():
         found = stage(Victim(model, batch_size=16, precision="bfloat16"), batch, threat, 0)
         changed = (found != batch.x).flatten(1).any(1)
         assert changed.any()

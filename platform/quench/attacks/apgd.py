@@ -71,7 +71,7 @@ class _APGD(Search):
     def look(self, victim: Victim, slots: Slots, threat: ThreatModel) -> tuple[Tensor, Tensor]:
         state, tried = slots.state, slots.state["image"]
         gradient, loss, logits = victim.gradient(tried, lambda logits: self._objective(logits, slots))
-        state["gradient"] = gradient
+        state["gradient"], loss = gradient, loss.to(tried.dtype)
         higher = loss > state["highest"]
         for name, new in {"best": tried, "best_gradient": gradient, "highest": loss}.items():
             state[name] = torch.where(per_example(higher, new), new, state[name])
