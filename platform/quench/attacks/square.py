@@ -50,7 +50,7 @@ class Square(Attack):
 class _Square(Search):
     """What all norms share: a proposal is kept if it has the highest margin so far.
 
-    All of a round's random numbers are drawn when it begins: uniform, some for the start and `_each` for a square.
+    All of a round's random numbers, which are uniform, are drawn when it begins.
     """
 
     queries: int
