@@ -12,7 +12,7 @@ from quench.training.budgets import Budget
 from quench.training.schedules import Schedule
 
 FAMILIES: dict[type[Plugin], set[str]] = {
-    Attack: {"pgd"},
+    Attack: {"apgd", "autoattack", "fab", "pgd", "pyautoattack", "square"},
     Dataset: {"cifar", "digits", "image_folder"},
     Geometry: {"l1", "l2", "linf"},
     Budget: {"epochs", "seconds"},

@@ -34,7 +34,7 @@ class AutoAttack(Attack):
         positive(self, "steps", "queries")
 
     def stages(self, threat: ThreatModel, classes: int) -> Mapping[str, Stage]:
-        four_classes(classes)
+        four_classes(self, classes)
         l1 = name_of(threat.norm) == "l1"
         attacks = (
             APGD(loss="ce", steps=self.steps, restarts=5 if l1 else 1),
@@ -49,9 +49,9 @@ class AutoAttack(Attack):
         }
 
 
-def four_classes(classes: int) -> None:
+def four_classes(attack: Attack, classes: int) -> None:
     """Raise `InvalidValue` with fewer: the targeted difference of logits ratio has the fourth largest logit in it."""
-    require(classes >= 4, "attack", "autoattack", f"needs 4 classes; these data have {classes}; try apgd, or pgd")
+    require(classes >= 4, "attack", name_of(attack), f"needs 4 classes; these data have {classes}; try apgd, or pgd")
 
 
 def _with_own_seed(stage: Stage, number: int, count: int) -> Stage:

@@ -40,7 +40,7 @@ class PyAutoAttack(Attack):
         positive(self, "steps", "queries")
 
     def stages(self, threat: ThreatModel, classes: int) -> Mapping[str, Stage]:
-        four_classes(classes)
+        four_classes(self, classes)
         _package()
         return {name: partial(self._run, name, classes) for name in ("apgd_ce", "apgd_t", "fab_t", "square")}
 
