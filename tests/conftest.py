@@ -6,20 +6,24 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import settings
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from quench.attacks.pgd import PGD
+from quench.attacks import input_gradient
+from quench.attacks.pgd import PGD, ascend
 from quench.config import override
-from quench.datasets import Split
+from quench.datasets import Batch, Split
 from quench.datasets.digits import Digits
+from quench.geometry.l2 import L2
 from quench.geometry.linf import Linf
 from quench.methods.n_fgsm import NFGSM
 from quench.models.small_cnn import SmallCNN
@@ -87,6 +91,25 @@ GULLIBLE: dict[str, Any] = {
     "guard.every": 9,
 }
 """Hardly adversarial training: within a second its model stands up to FGSM and no longer to PGD."""
+
+
+@pytest.fixture(scope="session")
+def robust_digits() -> tuple[nn.Module, Batch]:
+    """A tiny network that PGD training has made half robust, in eval mode, and 60 test images."""
+    data, threat = Digits().load(100), ThreatModel(norm=L2(), epsilon=0.8)
+    model = SmallCNN(widths=(8, 16)).build(data.spec(), seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    for epoch in range(8):
+        order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(epoch))
+        for index in order.split(64):
+            batch = data.train.batch(index)
+            gradient = partial(input_gradient, model, y=batch.y)
+            delta = ascend(gradient, batch.x, torch.zeros_like(batch.x), threat, steps=2, step_ratio=0.7)
+            optimizer.zero_grad()
+            F.cross_entropy(model(batch.x + delta), batch.y).backward()
+            optimizer.step()
+    optimizer.zero_grad()
+    return model.eval(), data.test.batch(torch.arange(60))
 
 
 class CountFlops(TorchDispatchMode):

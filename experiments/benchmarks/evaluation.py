@@ -26,12 +26,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from quench.attacks.autoattack import AutoAttack
-from quench.attacks.pyautoattack import PyAutoAttack
 from torch import Tensor, nn
 
 from quench.attacks import Attack, Precision, Victim
+from quench.attacks.autoattack import AutoAttack
 from quench.attacks.pgd import PGD_50_10
+from quench.attacks.pyautoattack import PyAutoAttack
 from quench.datasets import Batch
 from quench.datasets.digits import Digits
 from quench.datasets.image_folder import ImageFolder

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
+from scipy.optimize import linprog
 from torch import Generator, Tensor
 
 from quench.catalogue import members, name_of
@@ -169,3 +170,55 @@ def test_l1_start_has_uniform_length_and_direction() -> None:
     share = (start.abs().flatten(1) / length[:, None])[:, 0]
     assert stats.kstest(share.numpy(), stats.beta(1, 2).cdf).pvalue > 1e-3
     assert start.sign().mean() == pytest.approx(0, abs=0.03)
+
+
+@every_norm
+@settings(max_examples=30)
+@given(normal=perturbations.map(lambda t: t.round(decimals=2)), seed=st.integers(0, 2**31), share=st.floats(-1.5, 1.5))
+def test_to_plane_is_the_shortest_way_there(norm: Geometry, normal: Tensor, seed: int, share: float) -> None:
+    """On the plane if box and plane meet, else at the nearest corner; and no shorter one is, says linear programming."""
+    x = torch.rand(normal.shape, generator=rng(seed), dtype=normal.dtype)
+    x[:, 0, 0] = x[:, 0, 0].round()  # pixels at the box's border too
+    most = (normal.abs() * torch.where(normal * share > 0, 1 - x, x)).flatten(1).sum(1)
+    amount = share * most
+    found = norm.to_plane(normal, amount, -x, 1 - x)
+    assert ((x + found >= -1e-12) & (x + found <= 1 + 1e-12)).all()
+    reached = (normal * found).flatten(1).sum(1)
+    torch.testing.assert_close(
+        reached, most * share if abs(share) <= 1 else most * np.sign(share), rtol=1e-9, atol=1e-12
+    )
+    assert (found[normal == 0] == 0).all()
+    for i in range(len(x)):
+        w, d, low = (t[i].flatten().numpy() for t in (normal, found, -x))
+        assert _shortest(name_of(norm), w, float(reached[i]), low, low + 1, d) >= -1e-5
+
+
+def _shortest(norm: str, w: np.ndarray, amount: float, low: np.ndarray, high: np.ndarray, found: np.ndarray) -> float:
+    """How much longer the shortest change with <w, d> = amount is than `found`; below 0 if `found` is not it."""
+    if norm == "l2":  # the nearest point of a convex set is the one that <found, . - found> >= 0 throughout it
+        done = linprog(found, A_eq=w[None], b_eq=[amount], bounds=np.stack([low, high], 1))
+        return done.fun - found @ found if done.success else 0.0
+    n, one = len(w), np.eye(len(w))
+    over = one if norm == "l1" else np.ones((n, 1))
+    above = np.block([[one, -over], [-one, -over]])  # |d_i| <= t_i, or t
+    costs = np.r_[np.zeros(n), np.ones(over.shape[1])]
+    bounds = [*zip(low, high, strict=True), *[(0, None)] * over.shape[1]]
+    plane = np.r_[w, np.zeros(over.shape[1])][None]
+    done = linprog(costs, A_ub=above, b_ub=np.zeros(2 * n), A_eq=plane, b_eq=[amount], bounds=bounds)
+    length = np.abs(found).sum() if norm == "l1" else np.abs(found).max()
+    return done.fun - length if done.success else 0.0
+
+
+@every_norm
+@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e18, 1e30])
+def test_to_plane_survives_tiny_and_huge_gradients_in_float32(norm: Geometry, scale: float) -> None:
+    x, normal = torch.rand(4, 3, 5, 5, generator=rng()), torch.randn(4, 3, 5, 5, generator=rng(1))
+    expected = norm.to_plane(normal, torch.full((4,), 0.5), -x, 1 - x)
+    torch.testing.assert_close(norm.to_plane(normal * scale, torch.full((4,), 0.5 * scale), -x, 1 - x), expected)
+
+
+@every_norm
+def test_without_a_normal_there_is_no_way_to_the_plane(norm: Geometry) -> None:
+    x = torch.rand(2, 3, 4, 4, generator=rng())
+    for amount in (torch.zeros(2), torch.ones(2)):
+        assert torch.equal(norm.to_plane(torch.zeros_like(x), amount, -x, 1 - x), torch.zeros_like(x))

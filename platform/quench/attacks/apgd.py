@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from quench.attacks import Attack, Stage, Victim
-from quench.attacks.losses import cross_entropy, dlr, targeted_dlr
+from quench.attacks.losses import cross_entropy, dlr, likely_wrong, targeted_dlr
 from quench.attacks.search import Search, Slots, State
 from quench.catalogue import name_of
 from quench.errors import positive, require
@@ -65,14 +65,13 @@ class _APGD(Search):
         state = {name: start.clone() for name in ("image", "before", "best", "gradient", "best_gradient")}
         state["highest"] = torch.full_like(slots.y, -torch.inf, dtype=start.dtype)
         if self.loss == "targeted":
-            ranked = victim.scores(slots.x).argsort(dim=1, descending=True, stable=True)
-            state["target"] = ranked.gather(1, slots.round[:, None] + 1).squeeze(1)
+            state["target"] = likely_wrong(victim.scores(slots.x), slots.y, slots.round)
         return state | self._memory(slots, start, threat)
 
     def look(self, victim: Victim, slots: Slots, threat: ThreatModel) -> tuple[Tensor, Tensor]:
         state, tried = slots.state, slots.state["image"]
         gradient, loss, logits = victim.gradient(tried, lambda logits: self._objective(logits, slots))
-        state["gradient"] = gradient
+        state["gradient"], loss = gradient, loss.to(tried.dtype)
         higher = loss > state["highest"]
         for name, new in {"best": tried, "best_gradient": gradient, "highest": loss}.items():
             state[name] = torch.where(per_example(higher, new), new, state[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,3 +32,9 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     top = logits.topk(4, dim=1).values
     difference = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
     return difference / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
+def likely_wrong(logits: Tensor, y: Tensor, rank: Tensor) -> Tensor:
+    """The wrong class of the given rank, 0 being the likeliest: `(N,)` int64, for each example's `rank` `(N,)`."""
+    wrong = logits.scatter(1, y[:, None], -torch.inf)
+    return wrong.argsort(dim=1, descending=True, stable=True).gather(1, rank[:, None]).squeeze(1)

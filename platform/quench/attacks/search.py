@@ -90,6 +90,8 @@ class Search(ABC):
         the last looks of the last round.
         """
         found = batch.x.clone()
+        if len(found) == 0:
+            return found
         queue = deque((position, 0) for position in range(len(batch.y)))
         slots = self._joining(
             victim, batch, threat, seed, [queue.popleft() for _ in range(min(len(queue), victim.batch_size))]
@@ -102,8 +104,8 @@ class Search(ABC):
             # Low precision may have missed what the last look found.
             asked = (hit if victim.precision == "float32" else hit | over).nonzero().flatten()
             if len(asked):
-                doubted = slots.take(asked)
-                sure = asked[victim.fooled(Batch(doubted.x, doubted.y, doubted.index), tried[asked], threat)]
+                doubted = Batch(slots.x[asked], slots.y[asked], slots.index[asked])
+                sure = asked[victim.fooled(doubted, tried[asked], threat)]
                 found[slots.position[sure]] = tried[sure]
                 leaving[sure], over[sure] = True, False
             again = (slots.position[over].tolist(), slots.round[over].tolist())

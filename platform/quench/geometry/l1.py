@@ -71,6 +71,15 @@ class L1(Geometry):
         shrunk = (shrunk * rounding[:, None]).view_as(delta)
         return torch.where(per_example(self.norm(boxed) <= radius, delta), boxed, shrunk)
 
+    def allot(self, gain: Tensor, room: Tensor, amount: Tensor) -> Tensor:
+        """The component of the largest gain as far as it may go, then the next."""
+        most, order = gain.sort(dim=1, descending=True)
+        limit = room.gather(1, order)
+        worth = most * limit
+        left = amount[:, None] - (worth.cumsum(1) - worth)
+        taken = (left / most.clamp_min(torch.finfo(gain.dtype).tiny)).clamp_min(0).minimum(limit)
+        return torch.zeros_like(gain).scatter(1, order, torch.where(most > 0, taken, 0.0))
+
 
 def _top(gradient: Tensor, count: int) -> Tensor:
     """The signs of each example's `count` largest components over `count`; zero elsewhere."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from quench.geometry import Geometry, per_example
+from quench.geometry import Geometry, fill, per_example
 
 
 @dataclass(frozen=True)
@@ -35,3 +35,7 @@ class L2(Geometry):
 
     def project(self, delta: Tensor, radius: float) -> Tensor:
         return delta * per_example((radius / self.norm(delta)).clamp(max=1), delta)
+
+    def allot(self, gain: Tensor, room: Tensor, amount: Tensor) -> Tensor:
+        """Each component in proportion to its gain, as far as it may go."""
+        return fill(gain, room, gain, amount)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from quench.geometry import Geometry
+from quench.geometry import Geometry, fill
 
 
 @dataclass(frozen=True)
@@ -26,3 +26,7 @@ class Linf(Geometry):
 
     def project(self, delta: Tensor, radius: float) -> Tensor:
         return delta.clamp(-radius, radius)
+
+    def allot(self, gain: Tensor, room: Tensor, amount: Tensor) -> Tensor:
+        """All components equally, as far as each may go."""
+        return fill(gain, room, (gain > 0).to(gain.dtype), amount)
