@@ -120,7 +120,7 @@ def foolbox(model: nn.Module, batch: Batch, threat: ThreatModel, seed: int) -> T
 def trained(data: str | None, epochs: int) -> tuple[nn.Module, Batch, ThreatModel]:
     """A model in eval mode, its test images, and what it was trained against."""
     recipe = Recipe(
-        data=ImageFolder(path=data) if data else Digits(),
+        data=ImageFolder(root=data) if data else Digits(),
         model=SmallCNN(),
         threat=ThreatModel(norm=Linf(), epsilon=8 / 255 if data else 0.15),
         method=NFGSM(),

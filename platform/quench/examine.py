@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from torch import Tensor
 
-from quench import __version__
-from quench.catalogue import name_of
 from quench.console import VerdictBar
 from quench.evaluation import Examination, Judged
-from quench.evaluation.intervals import Share
-from quench.evaluation.reliability import Flag
-from quench.record import write_json
 from quench.subjects import Loaded, Subject
-from quench.threat_model import TOLERANCE
-from quench.verdicts import Verdicts, summary
+from quench.verdicts import Verdicts
 
 
 def examine(
@@ -57,35 +51,3 @@ def _judging(
 
     with cluster.connected(address, workers) as ray:
         yield judged_on_workers(subject, asked, todo, workers, ray.gives_gpus(workers))
-
-
-def write_protocol(subject: Subject, verdicts: Verdicts, flags: Sequence[Flag]) -> None:
-    """The result with everything that it takes to repeat it, beside the verdicts: keys of RobustBench's model
-    records, where those have one, and `evaluation` for the rest."""
-    report, about = verdicts.report(), summary([verdicts], flags)
-    entry = {
-        "name": subject.name,
-        "dataset": name_of(subject.data),
-        "eps": str(report.threat).partition(" ")[2],
-        "clean_acc": _points(report.clean),
-        **{f"{label}_acc": _points(report.under(label)) for label in about["attacks"]},
-        "unreliable": bool(flags),
-        "number_forward_passes": 1,
-        **dict.fromkeys(("link", "authors", "venue", "architecture", "additional_data")),
-        "evaluation": {
-            "quench": __version__,
-            **about,
-            "data": verdicts.question["data"],
-            "weights_sha256": verdicts.question["weights"],
-            "pixels": "[0, 1]",
-            "mode": "eval",
-            "judged_in": "float32",
-            "tolerance": TOLERANCE,
-        },
-    }
-    write_json(verdicts.path.with_suffix(".json"), entry)
-
-
-def _points(share: Share) -> str:
-    """As RobustBench writes it: `58.04`."""
-    return f"{100 * share.value:.2f}"

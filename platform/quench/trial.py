@@ -15,6 +15,7 @@ from quench.datasets import Data
 from quench.evaluation import Examination
 from quench.evaluation.reliability import Flag
 from quench.journal import Entry
+from quench.protocol import conclude
 from quench.ranks import Ranks
 from quench.record import Checkpoint, Record
 from quench.training.loop import EpochReport, fit
@@ -56,7 +57,9 @@ def run(record: Record, device: torch.device) -> Iterator[EpochReport]:
         if not any(entry["final"] for entry in record.entries("evaluation")):
             verdicts = examine(state, record, data, examination(recipe), ranks)
             if write:
-                enter_evaluation(record, [verdicts], state.epoch, which, final=True)
+                test = data.test.to(device)
+                doubts = conclude(record.name, verdicts, state.judged, test, recipe.batch_size, most=64)
+                enter_evaluation(record, [verdicts], state.epoch, which, doubts, final=True)
         if write:
             record.append("status", status=status, reason=reason)
     except GeneratorExit:

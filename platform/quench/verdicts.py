@@ -72,10 +72,13 @@ class Verdicts:
         return decode(ThreatModel, self.question["threat"])
 
     @property
+    def attacks(self) -> dict[str, Attack]:
+        return {label: decode(Attack, attack) for label, attack in self.question["attacks"].items()}
+
+    @property
     def label(self) -> str:
         """`pgd-50-10`."""
-        attacks = (decode(Attack, attack) for attack in self.question["attacks"].values())
-        return ", ".join(map(attack_name, attacks))
+        return ", ".join(map(attack_name, self.attacks.values()))
 
     @property
     def comparable(self) -> tuple[str, ...]:
@@ -108,9 +111,8 @@ class Verdicts:
         parts = list(self.parts())
         if not parts:
             raise ValueError(f"{self.path} holds no verdicts yet")
-        attacks = {label: decode(Attack, attack) for label, attack in self.question["attacks"].items()}
         seed, precision = self.question["seed"], self.question["precision"]
-        asked = Examination(attacks=attacks, threat=self.threat, seed=seed, batch_size=1, precision=precision)
+        asked = Examination(attacks=self.attacks, threat=self.threat, seed=seed, batch_size=1, precision=precision)
         return asked.report(parts)
 
 

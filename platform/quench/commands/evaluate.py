@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from quench import trial
@@ -22,15 +22,20 @@ from quench.errors import UserError, require
 from quench.evaluation import Examination, RobustnessReport
 from quench.evaluation.intervals import Comparison
 from quench.evaluation.intervals import compare as compare_bits
-from quench.examine import examine, write_protocol
+from quench.evaluation.reliability import Flag
+from quench.examine import examine
 from quench.follow import Follower
 from quench.geometry.linf import Linf
 from quench.journal import Entry
+from quench.protocol import conclude, shared_bits
 from quench.record import Record
 from quench.storage import SweepRecord, find_model, find_run
 from quench.subjects import Subject, any_model, trained_run
 from quench.threat_model import ThreatModel
 from quench.verdicts import Verdicts, summary
+
+Doubted = Mapping[Verdicts, Sequence[Flag]]
+"""the verdicts under each threat model, with the reasons not to trust them"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +80,11 @@ def evaluate(arguments: Namespace, changes: dict[str, Any]) -> int:
         )
         place = arguments.workers, arguments.address, arguments.until_halfwidth
         found.append(examine(subject, loaded, asked, console, *place))
-        write_protocol(subject, found[-1], ())
+    doubts = {one: conclude(subject.name, one, *loaded, question.batch_size) for one in found}
     if record is None:
-        _print(console, subject, found)
+        _print(console, subject, doubts)
         return 0
-    return _enter(arguments, console, record, found)
+    return _enter(arguments, console, record, doubts)
 
 
 def _asked(arguments: Namespace, changes: dict[str, Any]) -> tuple[Record | None, Subject, Question]:
@@ -100,12 +105,12 @@ def _asked(arguments: Namespace, changes: dict[str, Any]) -> tuple[Record | None
     return None, subject, question
 
 
-def _enter(arguments: Namespace, console: Console, record: Record, found: list[Verdicts]) -> int:
+def _enter(arguments: Namespace, console: Console, record: Record, found: Doubted) -> int:
     """In the record, unless it says so already; on to MLflow; on the screen."""
     epoch = int(record.checkpoint(arguments.checkpoint)["epoch"])
     entries: list[Entry] = []
-    for group in _groups(found):
-        entries.append(trial.enter_evaluation(record, group, epoch, arguments.checkpoint))
+    for group, flags in _groups(found):
+        entries.append(trial.enter_evaluation(record, group, epoch, arguments.checkpoint, flags))
     sweep = SweepRecord(record.directory.parent) if record.about["sweep"] else None
     follower = Follower([record], sink(tracker_of(arguments, record.about["experiment"], sweep)))
     follower.pump()
@@ -115,17 +120,19 @@ def _enter(arguments: Namespace, console: Console, record: Record, found: list[V
     return 0
 
 
-def _print(console: Console, subject: Subject, found: list[Verdicts]) -> None:
-    for group in _groups(found):
+def _print(console: Console, subject: Subject, found: Doubted) -> None:
+    for group, flags in _groups(found):
         label = f"{group[0].label} {' and '.join(str(one.threat) for one in group)}"
-        print_evaluation(console, subject.name, {"label": label, **summary(group)})
+        print_evaluation(console, subject.name, {"label": label, **summary(group, flags)})
     for one in found:
         console.print(f"record: {one.path.with_suffix('.json')}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _groups(found: list[Verdicts]) -> list[list[Verdicts]]:
+def _groups(found: Doubted) -> list[tuple[list[Verdicts], list[Flag]]]:
     """Each threat model, and all of them at once."""
-    return [[one] for one in found] + ([found] if len(found) > 1 else [])
+    each = [([one], list(flags)) for one, flags in found.items()]
+    together = list(found), list({flag.name: flag for flags in found.values() for flag in flags}.values())
+    return each + ([together] if len(found) > 1 else [])
 
 
 def compare(arguments: Namespace, changes: dict[str, Any]) -> int:
@@ -146,8 +153,4 @@ def compare(arguments: Namespace, changes: dict[str, Any]) -> int:
 
 def _paired(one: RobustnessReport, other: RobustnessReport) -> dict[str, Comparison]:
     """Clean and robust verdicts, on the images that both have."""
-    both = torch.isin(one.index, other.index), torch.isin(other.index, one.index)
-    return {
-        "clean": compare_bits(one.correct["clean"][both[0]], other.correct["clean"][both[1]]),
-        "robust": compare_bits(one.robust_bits[both[0]], other.robust_bits[both[1]]),
-    }
+    return {"clean": compare_bits(*shared_bits(one, other, "clean")), "robust": compare_bits(*shared_bits(one, other))}
