@@ -45,7 +45,8 @@ def flags(
 
     `standing` is `(n,)` bool, on any device: the examples of `split` that stood up to `white_box`
     (`RobustnessReport.robust_bits`). Asked are `most` examples at most, drawn at random from `seed`: those of them
-    that stand get `black_box`, `white_box` once more, and `white_box` in larger and larger balls.
+    that stand get `black_box`, `white_box` once more, and `white_box` in larger and larger balls. An attack that is
+    too weak is flagged as a misleading model is: judge by Auto-PGD with a targeted loss, not by a few steps of PGD.
     """
     drawn = torch.randperm(len(split), generator=generator(torch.device("cpu"), seed, JUDGEMENT))[:most]
     batch = split.batch(drawn.to(split.labels.device))
