@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from quench.attacks import Attack, Victim
+from quench.attacks.apgd import APGD
 from quench.datasets import Split
 from quench.evaluation import probes
 from quench.evaluation.intervals import wilson
@@ -45,21 +46,25 @@ def flags(
 
     `standing` is `(n,)` bool, on any device: the examples of `split` that stood up to `white_box`
     (`RobustnessReport.robust_bits`). Asked are `most` examples at most, drawn at random from `seed`: those of them
-    that stand get `black_box`, `white_box` once more, and `white_box` in larger and larger balls. An attack that is
-    too weak is flagged as a misleading model is: judge by Auto-PGD with a targeted loss, not by a few steps of PGD.
+    that stand get `white_box` once more, if it is one that restarts, and in larger and larger balls; and
+    `black_box`, after a targeted Auto-PGD: what that finds, an honest model may hide from a few steps of PGD.
     """
     drawn = torch.randperm(len(split), generator=generator(torch.device("cpu"), seed, JUDGEMENT))[:most]
     batch = split.batch(drawn.to(split.labels.device))
     logits = victim.logits(batch.x)
     stood = standing.to(batch.y.device)[batch.index]
+    targeted = APGD(loss="targeted" if logits.shape[1] >= 4 else "ce", steps=30)
+    left = probes.still_standing(victim, batch, stood, targeted, threat, seed)
     found = [
         random_outputs(logits, victim.logits(batch.x))
         or batch_dependent_outputs(*probes.in_other_company(victim, batch.x)),
         probabilities(logits),
         gradients_in_forward(probes.kept_for_gradients(victim, batch.x)),
-        more_restarts_help(stood, probes.still_standing(victim, batch, stood, white_box, threat, seed + 1)),
-        black_box_beats_white_box(stood, probes.still_standing(victim, batch, stood, black_box, threat, seed)),
+        black_box_beats_white_box(left, probes.still_standing(victim, batch, left, black_box, threat, seed)),
     ]
+    if getattr(white_box, "restarts", 1) > 1:
+        again = probes.still_standing(victim, batch, stood, white_box, threat, seed + 1)
+        found.append(more_restarts_help(stood, again))
     right = batch.take(logits.argmax(1) == batch.y)
     if len(right.y):
         gradients, losses = probes.climb(victim, right, threat)
@@ -72,7 +77,7 @@ def flags(
 def black_box_beats_white_box(before: Tensor, after: Tensor) -> Flag | None:
     """A search without gradients lowers robust accuracy by more than 0.2 points: gradients mislead, or are too few.
 
-    `(n,)` bool each: which examples stood up to the white-box attack, and to the black-box one after it.
+    `(n,)` bool each: which examples stood up to white-box attacks, and to the black-box one after them.
     """
     fell = int((before & ~after).sum())
     return _share("black box beats white box", fell, len(before), 0.002, "fell to the black-box attack alone")
