@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -87,6 +88,28 @@ def test_compare_needs_an_evaluation_in_common(storage: Path) -> None:
     assert "l2 0.3" not in done.stdout
     robust(storage, "two", *SHORT, "--threats", "l2:0.3")
     assert "pgd-3-2 l2 0.3" in quench("compare", "one", "two", "--storage", storage).stdout
+
+
+def test_curves_of_two_runs(storage: Path) -> None:
+    words = ("--epsilons", "0.05", "0.1", "--attack.steps", "3", "--attack.restarts", "1", "--storage", storage)
+    done = quench("curve", "one", "two", *words)
+    assert done.returncode == 0, done.stderr
+    assert "linf 0.05" in done.stdout
+    (folder,) = storage.glob("curve-*")
+    frame = pd.read_csv(folder / "robustness_curve.csv")
+    assert frame["epsilon"].tolist() == [0.0, 0.05, 0.1] * 2
+    assert (frame.groupby("run")["robust"].diff().dropna() <= 0).all()
+    assert (folder / "robustness_curve.png").stat().st_size > 10_000
+    done = quench("curve", "one", "--epsilons", "-1", "--storage", storage)
+    assert "epsilons.epsilon = -1.0: must be above 0" in done.stderr
+
+
+def test_autoattack_tells_its_stages(storage: Path) -> None:
+    words = ("--attack", "autoattack", "--attack.steps", "4", "--attack.queries", "30", "--until-halfwidth", "0.1")
+    entry = robust(storage, "two", *words)
+    stages = [f"autoattack/{name}" for name in ("apgd_ce", "apgd_t", "fab_t", "square")]
+    shares = [entry["under"][key]["value"] for key in ["clean", *stages, "autoattack"]]  # type: ignore[index]
+    assert shares == sorted(shares, reverse=True)
 
 
 def test_any_model_is_judged_and_leaves_a_record_of_the_protocol(tmp_path: Path) -> None:

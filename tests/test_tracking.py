@@ -17,6 +17,7 @@ from conftest import GULLIBLE, PROGRAM
 from quench import trial
 from quench.analysis.runs import event_frame
 from quench.config import flatten, override
+from quench.evaluation.reliability import Flag
 from quench.record import Record
 from quench.storage import SweepRecord
 from quench.sweep import Sweep, trials
@@ -107,8 +108,10 @@ def test_a_stronger_evaluation_does_not_replace_the_final_one(sweep: SweepRecord
     attack = PGD(steps=5, restarts=2)
     asked = replace(trial.examination(record.recipe), attacks={"pgd": attack})
     verdicts = trial.examine(state, record, data, asked)
-    trial.enter_evaluation(record, [verdicts], state.epoch, "last")
+    trial.enter_evaluation(record, [verdicts], state.epoch, "last", [Flag("zero gradients", "all of them")])
     project(sweep)
+    tags = client.get_run(find(client, record.about["id"])).data.tags
+    assert tags["quench.unreliable.pgd-5-2"] == "all of them"
     metrics = client.get_run(find(client, record.about["id"])).data.metrics
     assert metrics["test_robust_accuracy/pgd-5-2"] == verdicts.report().robust.value
     assert metrics["test_robust_accuracy"] == record.entries("evaluation")[0]["robust"]["value"]

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from quench.console import LiveTable, terminal, trade_off_table
 from quench.errors import one_line
 from quench.evaluation.intervals import Share
 from quench.follow import Follower, Sink, following
+from quench.journal import Entry
 from quench.record import Record, Status
 from quench.storage import SweepRecord
 
@@ -120,6 +121,28 @@ def tracker_of(arguments: Namespace, experiment: str, sweep: SweepRecord | None 
 def sink(tracker: Callable[[], Tracker]) -> Sink:
     """The tracker as a follower's sink."""
     return lambda record, entries: tracker()(record, entries)
+
+
+def attaching(arguments: Namespace, records: Iterable[Record], files: Sequence[Path]) -> Sink:
+    """Bring MLflow up to a run's entries, and give it the files."""
+    trackers = {_home(record): _tracker_for(arguments, record) for record in records}  # each is made at its first use
+
+    def attach(record: Record, entries: list[Entry]) -> None:
+        tracker = trackers[_home(record)]()
+        tracker(record, entries)
+        tracker.attach(record, files, files[0].parent.name)
+
+    return attach
+
+
+def _home(record: Record) -> Path:
+    """Runs of one home have one tracker: a sweep's folder, or the run's own."""
+    return record.directory.parent if record.about["sweep"] else record.directory
+
+
+def _tracker_for(arguments: Namespace, record: Record) -> Callable[[], Tracker]:
+    sweep = SweepRecord(record.directory.parent) if record.about["sweep"] else None
+    return tracker_of(arguments, record.about["experiment"], sweep)
 
 
 def print_evaluation(console: Console, name: str, entry: Mapping[str, Any]) -> None:

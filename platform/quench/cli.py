@@ -25,6 +25,11 @@ Runs that differ by nothing but their seed are taken together. How they are look
 (targeted, synthesis, feature, inversion: .steps, and .step and .radius as shares of the pixel box's diagonal).
 """
 
+_CURVES = """
+From the largest epsilon down, each image as far as it is not decided by a larger one. The attack can be changed:
+  quench curve latest --epsilons 2/255 4/255 8/255 16/255 --norm linf --attack autoattack --precision bfloat16
+"""
+
 _QUESTIONS = """
 What is asked can be changed by its dotted key (default: PGD-50-10):
   quench evaluate latest --attack autoattack --precision bfloat16
@@ -53,7 +58,7 @@ def _run(argv: list[str]) -> int:
     if command is None:
         raise InvalidValue("command", argv[0], one_of(argv[0], commands))
     own, changes = _split(argv[1:], command)
-    takes_changes = argv[0] in ("train", "sweep", "evaluate", "interpret")
+    takes_changes = argv[0] in ("train", "sweep", "evaluate", "curve", "interpret")
     if changes and not takes_changes:
         raise UserError(f"{argv[0]} takes no option --{next(iter(changes))}; see `quench {argv[0]} --help`")
     if argv[0] in ("train", "sweep") and {"-h", "--help"} & {*own}:
@@ -108,6 +113,16 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     compare = add("compare", "paired comparison of two evaluated models on the same images")
     compare.add_argument("first", metavar="RUN", help="a run's or model's folder or name, or latest")
     compare.add_argument("second", metavar="RUN", help="the one to compare it with")
+    curve = add("curve", "robust accuracy over a grid of epsilon, of one or several runs", epilog=_CURVES)
+    curve.add_argument("runs", nargs="+", metavar="RUN", help="folders or names, or latest")
+    curve.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
+    curve.add_argument(
+        "--epsilons",
+        nargs="+",
+        default=[],
+        metavar="EPSILON",
+        help="pixel units, such as 4/255 8/255; default: quarters of the first run's, up to twice that",
+    )
     _interpret_options(add("interpret", "what runs have learnt to look at, side by side", epilog=_INTERPRET))
     report = add("report", "tables and figures of a sweep")
     report.add_argument(

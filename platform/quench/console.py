@@ -230,5 +230,18 @@ def comparison_table(first: str, second: str, found: Mapping[str, Mapping[str, C
     return table
 
 
+def curve_table(frame: pd.DataFrame) -> Table:
+    """`analysis.curves.curve_frame` for people: a row for each epsilon, a column for each run."""
+    runs = list(dict.fromkeys(frame["run"]))
+    title = f"Robust accuracy on {frame['examples'].max()} test images, 95 % intervals"
+    table = Table("threat", *runs, title=title, title_justify="left", box=SIMPLE_HEAD)
+    for threat, part in frame.groupby("threat", sort=False):
+        shares = {
+            row["run"]: Share(row["robust"], row["robust_low"], row["robust_high"]) for row in part.to_dict("records")
+        }
+        table.add_row(str(threat), *(str(shares[run]) for run in runs))
+    return table
+
+
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.1%}"

@@ -30,14 +30,14 @@ class ThreatModel:
         )
 
     @staticmethod
-    def parse(text: str) -> ThreatModel:
+    def parse(text: str, key: str = "threats") -> ThreatModel:
         """`linf:8/255`, `l2:0.5`, `l1:12`. Raises `InvalidValue` for anything else."""
         norm, colon, epsilon = text.partition(":")
-        require(bool(colon), "threats", text, "must be NORM:EPSILON, such as linf:8/255")
+        require(bool(colon), key, text, "must be NORM:EPSILON, such as linf:8/255")
         try:
             return decode(ThreatModel, {"norm": norm, "epsilon": epsilon})
         except InvalidValue as error:
-            raise error.under("threats") from None
+            raise error.under(key) from None
 
     def __str__(self) -> str:
         """The field's way of writing it: `linf 8/255`, `l2 0.5`."""

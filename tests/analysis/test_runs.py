@@ -38,7 +38,13 @@ def frame() -> pd.DataFrame:
     ]
     table = pd.DataFrame(rows, columns=["threat", "configuration", "seed", "train_seconds", "robust"])
     norms = table["threat"].str.split(expand=True)
-    return table.assign(norm=norms[0], epsilon=norms[1].astype(float), clean=0.9, lost=table["robust"] == 0.5)
+    return table.assign(
+        norm=norms[0],
+        epsilon=norms[1].astype(float),
+        clean=0.9,
+        lost=table["robust"] == 0.5,
+        unreliable=np.where(table["seed"] == 1, "zero gradients", ""),
+    )
 
 
 def test_configurations_are_means_over_seeds_compared_within_a_threat_model() -> None:
@@ -48,6 +54,7 @@ def test_configurations_are_means_over_seeds_compared_within_a_threat_model() ->
     assert (fast.seeds, fast.train_seconds, fast.robust) == (2, 3.0, pytest.approx(0.81))
     assert (fast.robust_min, fast.robust_max) == (0.80, 0.82)
     assert (fast.lost, table.loc[("linf 0.1", "slow")].lost) == (0, 1)
+    assert (fast.unreliable, table.loc[("linf 0.1", "slow")].unreliable) == (1, 0)
     assert fast.behind_best == pytest.approx(0.01)
     assert fast.faster_than_best == pytest.approx(11 / 3)
     assert table["on_front"].to_dict() == {

@@ -13,6 +13,7 @@ from quench.carry_out import (
     carry_out_sweep,
     print_report,
 )
+from quench.commands.curve import curve
 from quench.commands.evaluate import compare, evaluate
 from quench.commands.interpret import interpret
 from quench.config import override
@@ -25,7 +26,7 @@ from quench.sweep import configuration, trials
 from quench.training.recipe import Recipe
 
 Changes = dict[str, Any]
-__all__ = ["compare", "evaluate", "interpret", "report", "resume", "sweep", "train", "ui"]
+__all__ = ["compare", "curve", "evaluate", "interpret", "report", "resume", "sweep", "train", "ui"]
 
 
 def train(arguments: Namespace, changes: Changes) -> int:

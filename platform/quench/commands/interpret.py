@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from quench.carry_out import print_places, tracker_of
+from quench.carry_out import attaching, print_places
 from quench.config import override
 from quench.console import terminal
 from quench.errors import require
-from quench.follow import Follower, Sink
-from quench.journal import Entry
+from quench.follow import Follower
 from quench.record import Record
 from quench.storage import SweepRecord, find, new_directory
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from quench.tracking import Tracker
 
 
 def interpret(arguments: Namespace, changes: dict[str, Any]) -> int:
@@ -38,7 +33,7 @@ def interpret(arguments: Namespace, changes: dict[str, Any]) -> int:
     console.print(features_table(features.summary, features.paired))
     for file in files:
         console.print(str(file), soft_wrap=True, highlight=False)
-    followers = {"MLflow": Follower(records, _attaching(arguments, records, files))}
+    followers = {"MLflow": Follower(records, attaching(arguments, records, files))}
     followers["MLflow"].pump()
     print_places(console, arguments, followers, records[0].directory)
     return 0
@@ -51,28 +46,6 @@ def _trained(found: Record | SweepRecord) -> list[Record]:
     ended = [record for record in found.records if record.status in ("finished", "catastrophic_overfitting")]
     require(bool(ended), "run or sweep", found.name, "none of its runs has finished")
     return ended
-
-
-def _attaching(arguments: Namespace, records: Iterable[Record], files: Sequence[Path]) -> Sink:
-    """Bring MLflow up to a run's entries, and give it the files."""
-    trackers = {_home(record): _tracker_for(arguments, record) for record in records}  # each is made at its first use
-
-    def attach(record: Record, entries: list[Entry]) -> None:
-        tracker = trackers[_home(record)]()
-        tracker(record, entries)
-        tracker.attach(record, files, files[0].parent.name)
-
-    return attach
-
-
-def _home(record: Record) -> Path:
-    """Runs of one home have one tracker: a sweep's folder, or the run's own."""
-    return record.directory.parent if record.about["sweep"] else record.directory
-
-
-def _tracker_for(arguments: Namespace, record: Record) -> Callable[[], Tracker]:
-    sweep = SweepRecord(record.directory.parent) if record.about["sweep"] else None
-    return tracker_of(arguments, record.about["experiment"], sweep)
 
 
 def features_table(summary: pd.DataFrame, paired: pd.DataFrame) -> Table:
