@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from quench.evaluation import RobustnessReport, evaluate
+    from quench.evaluation import Examination, RobustnessReport, evaluate
     from quench.sweep import Choice, LogUniform, Sweep, Uniform
     from quench.threat_model import ThreatModel
     from quench.training.loop import fit
@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Choice": "quench.sweep",
+    "Examination": "quench.evaluation",
     "LogUniform": "quench.sweep",
     "Recipe": "quench.training.recipe",
     "RobustnessReport": "quench.evaluation",
@@ -29,6 +30,7 @@ _HOME = {
 }
 __all__ = [
     "Choice",
+    "Examination",
     "LogUniform",
     "Recipe",
     "RobustnessReport",

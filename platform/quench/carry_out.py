@@ -148,14 +148,15 @@ def _tracker_for(arguments: Namespace, record: Record) -> Callable[[], Tracker]:
 def print_evaluation(console: Console, name: str, entry: Mapping[str, Any]) -> None:
     """Verdicts on test images: a line, one for each stage of the attack, and one for each reason not to trust them."""
     shares = {key: Share(**entry[key]) for key in ("clean", "robust")}
-    some = "" if entry["examples"] == entry["of"] else f" of {entry['of']}"
+    of = entry.get("of", entry["examples"])  # records of older versions know neither this nor what follows
+    some = "" if entry["examples"] == of else f" of {of}"
     lines = [
         f"{name}: {entry['examples']}{some} test images, 95 % intervals: "
         f"clean {shares['clean']}, robust {shares['robust']} ({entry['label']})"
     ]
-    stages = {key.partition("/")[2]: Share(**share) for key, share in entry["under"].items() if "/" in key}
+    stages = {key.partition("/")[2]: Share(**share) for key, share in entry.get("under", {}).items() if "/" in key}
     lines += [f"  after {stage}: {share}" for stage, share in stages.items()]
-    lines += [f"  unreliable: {flag['reason']}" for flag in entry["flags"]]
+    lines += [f"  unreliable: {flag['reason']}" for flag in entry.get("flags", ())]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -113,16 +113,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     compare = add("compare", "paired comparison of two evaluated models on the same images")
     compare.add_argument("first", metavar="RUN", help="a run's or model's folder or name, or latest")
     compare.add_argument("second", metavar="RUN", help="the one to compare it with")
-    curve = add("curve", "robust accuracy over a grid of epsilon, of one or several runs", epilog=_CURVES)
-    curve.add_argument("runs", nargs="+", metavar="RUN", help="folders or names, or latest")
-    curve.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
-    curve.add_argument(
-        "--epsilons",
-        nargs="+",
-        default=[],
-        metavar="EPSILON",
-        help="pixel units, such as 4/255 8/255; default: quarters of the first run's, up to twice that",
-    )
+    _curve_options(add("curve", "robust accuracy over a grid of epsilon, of one or several runs", epilog=_CURVES))
     _interpret_options(add("interpret", "what runs have learnt to look at, side by side", epilog=_INTERPRET))
     report = add("report", "tables and figures of a sweep")
     report.add_argument(
@@ -133,9 +124,25 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     return parser, dict(group.choices)
 
 
+def _checkpoint_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
+
+
+def _curve_options(curve: argparse.ArgumentParser) -> None:
+    curve.add_argument("runs", nargs="+", metavar="RUN", help="folders or names, or latest")
+    _checkpoint_option(curve)
+    curve.add_argument(
+        "--epsilons",
+        nargs="+",
+        default=[],
+        metavar="EPSILON",
+        help="pixel units, such as 4/255 8/255; default: quarters of the first run's, up to twice that",
+    )
+
+
 def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("run", metavar="RUN", nargs="?", help="a run's folder or name, or latest")
-    evaluate.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
+    _checkpoint_option(evaluate)
     evaluate.add_argument(
         "--threats",
         nargs="+",
@@ -167,7 +174,7 @@ def _interpret_options(interpret: argparse.ArgumentParser) -> None:
         metavar="RUN|SWEEP",
         help="folders or names, or latest; the first is compared with all others",
     )
-    interpret.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
+    _checkpoint_option(interpret)
 
 
 def _storage_options() -> _Parser:
