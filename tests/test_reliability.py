@@ -132,6 +132,8 @@ DEFENCES: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], set[str]]] = {
     "quantised": (lambda f, x: f((4 * x).round() / 4), {ZERO, BLACK}),
     "thermometer": (lambda f, x: f(thermometer(x)), {ZERO, BLACK}),
     "jpeg": (lambda f, x: f(jpeg(x)), {ZERO, BLACK}),
+    "detached": (lambda f, x: f(x.detach()), {ZERO, BLACK}),
+    "without gradients": (torch.no_grad()(lambda f, x: f(x)), {ZERO, BLACK}),
     "logits x 1000": (lambda f, x: 1000 * f(x), {ZERO}),
     "logits x 1e38": (lambda f, x: 1e38 * f(x), {ZERO}),
     "flipped gradient": (lambda f, x: f(Backward.apply(x, torch.neg)), {BLACK, FALLS, "accuracy does not fall to 0"}),

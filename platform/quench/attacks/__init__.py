@@ -40,7 +40,10 @@ class Victim:
             return self.model(_for_convolutions(x)).float()
 
     def gradient(self, x: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """`ascent_gradient` of `objective`, logits `(N, classes)` -> `(N,)`; its values; and the logits."""
+        """`ascent_gradient` of `objective`, logits `(N, classes)` -> `(N,)`; its values; and the logits.
+
+        Zero where the model does not let gradients through to its pixels, which raises a flag of reliability.
+        """
         seen: list[Tensor] = []
 
         def watched(logits: Tensor) -> Tensor:
@@ -48,7 +51,7 @@ class Victim:
             return objective(logits.float())
 
         with self._crafting(x):
-            gradient, values = ascent_gradient(self.model, _for_convolutions(x), watched)
+            gradient, values = ascent_gradient(self.model, _for_convolutions(x), watched, blocked="zero")
         return gradient, values, seen[0]
 
     def fooled(self, batch: Batch, adversarial: Tensor, threat: ThreatModel) -> Tensor:
@@ -79,16 +82,25 @@ def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return ascent_gradient(model, x, lambda logits: F.cross_entropy(logits, y, reduction="none"))[0]
 
 
-def ascent_gradient(model: nn.Module, x: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def ascent_gradient(
+    model: nn.Module,
+    x: Tensor,
+    objective: Callable[[Tensor], Tensor],
+    blocked: Literal["error", "zero"] = "error",
+) -> tuple[Tensor, Tensor]:
     """The gradient of `objective(model(x))`, `(N,)`, with respect to the pixels, shape of `x`; and its values.
 
     The values are summed, not averaged, so that an example's gradient does not depend on the batch's
-    size. Weights get no gradient: this costs two forward passes' worth, not three.
+    size. Weights get no gradient: this costs two forward passes' worth, not three. A model that its pixels'
+    gradient is `blocked` in (detached, or computed without) is an error, unless that is to count as zero.
     """
     pixels = x.detach().requires_grad_()
     with torch.enable_grad():
         values = objective(model(pixels))
-        return torch.autograd.grad(values.sum(), pixels)[0], values.detach()
+        if blocked == "zero" and not values.requires_grad:
+            return torch.zeros_like(pixels), values
+        (gradient,) = torch.autograd.grad(values.sum(), pixels, materialize_grads=blocked == "zero")
+        return gradient, values.detach()
 
 
 def _for_convolutions(x: Tensor) -> Tensor:
