@@ -6,6 +6,7 @@ Run:       python experiments/results/tables.py
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -64,6 +65,16 @@ def features() -> list[str]:
     return lines
 
 
+def evaluation() -> list[str]:
+    """Seconds of the same evaluation by several hands."""
+    rows = json.loads((HERE / "evaluation.json").read_text())["rows"]
+    lines = ["| | by | seconds | ratio | robust | other verdicts |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        cells = [row["evaluation"], row["by"], f"{row['median']:.1f}", f"{row['times quench bfloat16']:.1f}x"]
+        lines.append(f"| {' | '.join([*cells, format(row['robust'], '.1%'), str(row['differs from the first on'])])} |")
+    return lines
+
+
 if __name__ == "__main__":
-    for lines in (methods("linf 0.15"), methods("l2 0.7"), guards(), features()):
+    for lines in (methods("linf 0.15"), methods("l2 0.7"), guards(), features(), evaluation()):
         print(*lines, "", sep="\n")
