@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -110,7 +111,7 @@ def test_notebooks_run_on_it(path: Path, real_sweep: RealSweep, monkeypatch: pyt
 def write_sweep(folder: Path, definition: str) -> Path:
     file = folder / "tiny.py"
     head = "from dataclasses import replace\nfrom conftest import tiny_recipe\nfrom quench import Choice, Sweep\n"
-    head += "from quench.training.budgets.epochs import Epochs\n"
+    head += "from quench.config import override\nfrom quench.training.budgets.epochs import Epochs\n"
     file.write_text(f"import sys\nsys.path.insert(0, {str(REPOSITORY / 'tests')!r})\n{head}{definition}")
     return file
 
@@ -160,6 +161,28 @@ def test_asha_stops_what_lags_within_its_threat_model(tmp_path: Path) -> None:
         assert record.entries("status")[-1]["reason"] == "by the scheduler"
         assert len(record.entries("epoch")) < 8
     assert json.loads((directory / "sweep.json").read_text())["scheduler"] == "asha"
+
+
+def test_trials_that_report_no_epoch_do_not_end_the_sweep(tmp_path: Path) -> None:
+    """One diverges in its first epoch; of another only the evaluation is left to resume."""
+    definition = (
+        "RECIPE = override(tiny_recipe(), {'optimizer.nesterov': False})\n"
+        "SWEEP = Sweep(space={'optimizer.lr': Choice(1e18, 0.1)}, scheduler='asha')\n"
+    )
+    done = quench("sweep", write_sweep(tmp_path, definition), "--storage", tmp_path / "runs")
+    assert done.returncode == 1, done.stderr
+    (directory,) = (tmp_path / "runs").glob("tiny-*")
+    diverged, good = SweepRecord(directory).records
+    assert (diverged.status, good.status) == ("failed", "finished")
+    assert diverged.entries("epoch") == []
+    log, verdicts = good.directory / "log.jsonl", good.entries("evaluation")[0]["robust"]
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(line for line in lines if '"evaluation"' not in line and '"finished"' not in line))
+    shutil.rmtree(good.directory / "verdicts")
+    done = quench("resume", directory.name, "--storage", tmp_path / "runs")
+    assert done.returncode == 1, "the other diverges again"
+    assert "Traceback" not in done.stderr
+    assert (good.status, good.entries("evaluation")[0]["robust"]) == ("finished", verdicts)
 
 
 def test_an_interrupted_sweep_goes_on_where_it_was(tmp_path: Path) -> None:

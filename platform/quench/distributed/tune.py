@@ -57,8 +57,7 @@ def _tuner(
         tune.with_resources(_trial, one if workers == 1 else {"memory": 300e6}),
         param_space={"record": tune.grid_search([str(record.directory) for record in records]), "gpu": gpu},
         tune_config=tune.TuneConfig(
-            metric=METRIC,
-            mode="max",
+            # No metric: a trial that diverges at once, or had only to be judged, ends without any.
             scheduler=_AshaPerThreat() if scheduler == "asha" else FIFOScheduler(),
             max_concurrent_trials=concurrent or (None if workers == 1 else ray.room(workers)),
             reuse_actors=workers == 1,
@@ -136,7 +135,7 @@ class _AshaPerThreat(FIFOScheduler):
         decision = self._race(trial).on_trial_result(tune_controller, trial, result)
         # At its last epoch a trial is not stopped: it ends by itself, evaluation included.
         budget = _record(trial).recipe.budget
-        return TrialScheduler.CONTINUE if result[budget.measure] >= budget.amount else decision
+        return TrialScheduler.CONTINUE if result.get(budget.measure, 0) >= budget.amount else decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         self._race(trial).on_trial_complete(tune_controller, trial, result)
