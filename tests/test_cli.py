@@ -39,7 +39,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (("train", DIGITS, "--threat.epsilon", "-1"), r"threat\.epsilon = -1\.0: must be above 0"),
         (("train", DIGITS, "--threat.epsilon=big"), r"threat\.epsilon = 'big': must be a number or a fraction such as 8/255"),
         (("train", DIGITS, "--threat.norm", "l3"), r"threat\.norm = 'l3': must be one of l1, l2, linf; did you mean 'l2'"),
-        (("train", DIGITS, "--workers", "3"), r"batch_size = 64: must be a multiple of workers = 3; nearest: 63 or 66"),
+        (("train", DIGITS, "--workers", "65"), r"batch_size = 64: must be at least workers = 65, so that each has a share"),
         (("train", DIGITS, "--workers", "two"), r"workers.*two"),
         (("train", DIGITS, "--batch_size", "5000"), r"batch_size = 5000: must be at most the 1197 training images"),
         (("train", DIGITS, "--validation", "5000"), r"validation = 5000: must be from 1 to 1346"),

@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from conftest import CountFlops
 from quench.attacks import input_gradient
 from quench.catalogue import members, name_of
-from quench.context import SIGNALS
+from quench.context import SIGNALS, signals
 from quench.datasets import Batch
 from quench.datasets.digits import Digits
 from quench.geometry import Geometry
@@ -85,7 +85,7 @@ def test_contract(method: Method, norm: Geometry, model: nn.Module, batch: Batch
     assert all(p.requires_grad for p in model.parameters())
     assert torch.equal(batch.x, x)
     assert all(module.training for module in model.modules())
-    seen = dict(zip(SIGNALS, lent.observe(norm).tolist(), strict=True))
+    seen = dict(zip(SIGNALS, signals(lent.observe(norm)[None]).tolist(), strict=True))
     assert 0 <= seen["accuracy"] <= 1
     model.load_state_dict(before)
     again = next(method.losses(model, batch, threat, context()))
@@ -98,13 +98,13 @@ SINGLE_STEP = {"fgsm", "fgsm_rs", "n_fgsm", "grad_align", "elle", "aaer", "sora"
 @every_pair
 def test_signals_of_single_steps(method: Method, norm: Geometry, model: nn.Module, batch: Batch) -> None:
     (seen, *_) = learn(method, model, batch, ThreatModel(norm=norm, epsilon=0.05), context())
-    signals = dict(zip(SIGNALS, seen.tolist(), strict=True))
+    told = dict(zip(SIGNALS, signals(seen[None]).tolist(), strict=True))
     if name_of(method) in SINGLE_STEP:
-        assert -1 <= signals["linearity"] <= 1
-        assert -1 <= signals["alignment"] <= 1
-        assert 0 <= signals["abnormal"] <= 1
+        assert -1 <= told["linearity"] <= 1
+        assert -1 <= told["alignment"] <= 1
+        assert 0 <= told["abnormal"] <= 1
     else:
-        assert all(signals[name] != signals[name] for name in ("linearity", "alignment", "abnormal")), "NaN"
+        assert all(told[name] != told[name] for name in ("linearity", "alignment", "abnormal")), "NaN"
 
 
 def test_signals_are_1_on_a_linear_loss_and_tell_a_step_too_far(batch: Batch) -> None:
@@ -123,9 +123,9 @@ def test_signals_are_1_on_a_linear_loss_and_tell_a_step_too_far(batch: Batch) ->
 
     flat = Batch(torch.full((4, 1, 2, 2), 0.499), torch.zeros(4, dtype=torch.long), torch.arange(4))
     threat = ThreatModel(norm=NORMS["linf"], epsilon=0.05)
-    straight = learn(FGSM(), Bowl(curved=False), flat, threat, context())[0]
+    straight = signals(learn(FGSM(), Bowl(curved=False), flat, threat, context())[0][None])
     torch.testing.assert_close(straight[2:], torch.tensor([1.0, 1.0, 0.0]), atol=1e-3, rtol=0)
-    bent = learn(FGSM(), Bowl(curved=True), flat, threat, context())[0]
+    bent = signals(learn(FGSM(), Bowl(curved=True), flat, threat, context())[0][None])
     torch.testing.assert_close(bent[2:], torch.tensor([-1.0, -1.0, 1.0]), atol=1e-3, rtol=0)
 
 

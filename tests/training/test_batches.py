@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from quench.datasets import Split
 from quench.ranks import Ranks
-from quench.training.batches import augmented, epoch_batches, generator
+from quench.training.batches import Moves, augmented, epoch_batches, generator
 from quench.training.recipe import Augmentation, Recipe
 
 
@@ -60,7 +60,7 @@ def test_augmentation_is_pad_crop_flip_of_each_image(padding: int, flip: bool) -
     rng = Generator().manual_seed(0)
     seen: set[tuple[int, int, bool]] = set()
     for _ in range(30):
-        batch = augmented(split, index, Augmentation(padding=padding, flip=flip), rng)
+        batch = augmented(split, index, Moves.drawn(len(index), Augmentation(padding=padding, flip=flip), rng))
         assert batch.y.tolist() == split.labels[index].tolist()
         for x, i in zip(batch.x, index.tolist(), strict=True):
             seen.add(_origin(x, split.images[i].float() / 255, padding, flip))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from quench.catalogue import members
 from quench.config import override
@@ -16,7 +15,7 @@ from quench.errors import InvalidValue
 from quench.geometry import Geometry
 from quench.methods import Method
 from quench.methods.fgsm import FGSM
-from quench.ranks import Ranks
+from quench.methods.free import Free
 from quench.threat_model import ThreatModel
 from quench.training.budgets.epochs import Epochs
 from quench.training.budgets.seconds import Seconds
@@ -122,34 +121,6 @@ def test_golden_losses(pair: str, recipe: Recipe) -> None:
     assert losses == pytest.approx(golden[pair], rel=2e-3)
 
 
-def _two_ranks(rank: int, folder: str, recipe: Recipe) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    state, data = begin(recipe)
-    reports = list(fit(state, recipe, data, Ranks.current()))
-    torch.save({"reports": [r.metrics() for r in reports], **state.state_dict()}, f"{folder}/{rank}.pt")
-    torch.distributed.barrier()
-    os._exit(0)  # gloo's threads now and then abort a process that takes leave in the usual way
-
-
-@pytest.mark.parametrize(("method", "averaging"), [("n_fgsm", 0.0), ("pgd", 0.9)])
-def test_two_workers_agree_with_each_other_and_learn_like_one(
-    method: str, averaging: float, recipe: Recipe, tmp_path: Path
-) -> None:
-    recipe = override(recipe, {"method": method, "averaging": averaging, "workers": 2, "budget.epochs": 3})
-    mp.spawn(_two_ranks, args=(str(tmp_path), recipe), nprocs=2)
-    one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    for part in ("model", "averaged") if averaging else ("model",):
-        assert all(torch.equal(one[part][key], two[part][key]) for key in one[part]), "buffers included"
-    for a, b in zip(one["reports"], two["reports"], strict=True):
-        clocks = {"train_seconds", "gpu_seconds"}
-        assert {k: v for k, v in a.items() if k not in clocks} == {k: v for k, v in b.items() if k not in clocks}
-        assert a["gpu_seconds"] == 2 * a["train_seconds"]
-    _, alone = train(replace(recipe, workers=1))
-    assert one["updates"] == alone[-1].updates
-    assert one["reports"][-1]["train_loss"] == pytest.approx(alone[-1].train_loss, rel=0.1)
-
-
 def test_a_budget_in_seconds_ends_at_its_time_and_the_schedule_with_it(recipe: Recipe) -> None:
     _, reports = train(replace(recipe, budget=Seconds(1.0)))
     assert 1.0 <= reports[-1].train_seconds < 1.5, "within a few updates, not an epoch"
@@ -159,7 +130,7 @@ def test_a_budget_in_seconds_ends_at_its_time_and_the_schedule_with_it(recipe: R
 
 def test_a_budget_in_seconds_goes_on_from_where_it_was(recipe: Recipe) -> None:
     state, data = begin(replace(recipe, budget=Seconds(1.0)))
-    state.clock.seconds = 0.9
+    state.clock.go_on(0.9, 0.9)
     reports = list(fit(state, replace(recipe, budget=Seconds(1.0)), data))
     assert reports[0].learning_rate < 0.2 * recipe.optimizer.lr, "the last tenth of the schedule"
     assert reports[-1].train_seconds >= 1.0
@@ -200,6 +171,28 @@ def test_single_step_methods_report_their_signals(recipe: Recipe) -> None:
     assert not {"linearity", "alignment", "abnormal"} & reports[-1].metrics().keys()
 
 
+@pytest.mark.parametrize(("scaling", "peak"), [("none", 0.1), ("linear", 0.4), ("sqrt", 0.2)])
+def test_learning_rate_grows_with_the_batch_after_a_warm_up(scaling: str, peak: float, recipe: Recipe) -> None:
+    changes = {"batch_size": 512, "optimizer.scaling": scaling, "optimizer.warmup": 0.1, "schedule": "piecewise"}
+    rate = override(recipe, changes).learning_rate
+    assert [rate(p) for p in (0, 0.05, 0.1, 0.3)] == pytest.approx([0, peak / 2, peak, peak])
+    assert rate(0.6) == pytest.approx(peak / 10)
+
+
+def test_stages_change_the_size_of_images_and_batches(recipe: Recipe) -> None:
+    small, large = {"epochs": 2, "size": 6, "batch_size": 200}, {"epochs": 1, "batch_size": 100}
+    recipe = override(recipe, {"stages": [small, large], "budget.epochs": 4, "method": "free", "method.replays": 2})
+    seen: list[tuple[int, ...]] = []
+
+    class Spy(Free):
+        def losses(self, model, batch, threat, context):  # type: ignore[no-untyped-def]
+            seen.append(tuple(batch.x.shape))
+            yield from super().losses(model, batch, threat, context)
+
+    train(replace(recipe, method=Spy(replays=2)))
+    assert seen == [(200, 1, 6, 6)] * 12 + [(100, 1, 8, 8)] * 24
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -208,6 +201,11 @@ def test_single_step_methods_report_their_signals(recipe: Recipe) -> None:
         ({"budget": "seconds", "budget.seconds": 0}, r"budget.seconds = 0.0: must be above 0"),
         ({"guard.action": "halt"}, r"guard.action = 'halt': must be one of off, record, rollback, stop"),
         ({"guard.every": 0}, r"guard.every = 0: must be above 0"),
+        ({"compile": True, "batch_norm": "sync"}, r"compile = True: must be false with batch_norm = 'sync'"),
+        ({"workers": 2, "min_workers": 3}, r"min_workers = 3: must be from 0 to workers"),
+        ({"optimizer.warmup": 1}, r"optimizer.warmup = 1.0: must be from 0 to below 1"),
+        ({"optimizer.scaling": "square"}, r"optimizer.scaling = 'square': must be one of linear, none, sqrt"),
+        ({"stages": [{"epochs": 0, "batch_size": 8}]}, r"stages.epochs = 0: must be above 0"),
         ({"epsilon_warmup": 1.5}, r"epsilon_warmup = 1.5: must be from 0 to 1"),
         ({"patience": -1}, r"patience = -1: must be 0 or above"),
         ({"keep": "worst"}, r"keep = 'worst': must be one of best, last"),

@@ -23,7 +23,7 @@ HEALTHY, COLLAPSED, CONSTANT = (0.5, 0.45), (0.8, 0.03), (0.1, 0.1)
 
 
 def signals(accuracy: float = 0.4, linearity: float = 0.95, abnormal: float = 0.02) -> Tensor:
-    return torch.tensor([1.5, accuracy, linearity, 0.9, abnormal])
+    return torch.tensor([1.5, accuracy, linearity, 1.0, 0.9, abnormal])
 
 
 def watch(recipe: Recipe, guard: Guard, verdicts: list[tuple[float, float]]) -> Watch:
@@ -69,7 +69,7 @@ def test_each_signal_gives_an_alarm_on_its_own(recipe: Recipe, change: dict[str,
     assert (event.cause, event.confirmed, event.action) == (cause, True, "recorded")
     assert (event.fgsm_accuracy, event.robust_accuracy) == COLLAPSED
     assert event.signals[cause] == pytest.approx(change[cause])
-    assert event.usual[cause] == pytest.approx(float(signals()[{"accuracy": 1, "linearity": 2, "abnormal": 4}[cause]]))
+    assert event.usual[cause] == pytest.approx(float(signals()[{"accuracy": 1, "linearity": 2, "abnormal": 5}[cause]]))
     assert watched.state.collapsed
     assert not watched.lost
     assert watched.take_events() == ()
@@ -83,7 +83,7 @@ def test_steady_progress_gives_none(recipe: Recipe) -> None:
 
 def test_signals_are_averaged_between_looks_and_may_be_missing(recipe: Recipe) -> None:
     watched = watch(recipe, Guard(every=4), [HEALTHY])
-    missing = torch.tensor([1.5, 0.4, torch.nan, torch.nan, torch.nan])
+    missing = torch.tensor([1.5, 0.4, *[torch.nan] * 4])
     feed(watched, *[missing] * 24, *[missing + 0.1, missing + 0.1, missing + 0.2, missing + 0.2])
     (event,) = watched.take_events()
     assert event.signals == pytest.approx({"loss": 1.65, "accuracy": 0.55})

@@ -40,7 +40,7 @@ class AAER(Method):
 
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y
-        eta = threat.random_start(x, context.rng, ratio=self.noise_ratio)
+        eta = context.random_start(threat, x, self.noise_ratio)
         starts: list[Tensor] = []
 
         def keep(logits: Tensor) -> Tensor:
@@ -50,7 +50,8 @@ class AAER(Method):
         step = threat.step(context.gradient(model, x + eta, y, keep), self.step_ratio)
         logits, (start,) = context.forward(model, x + threat.clamp(x, eta + step)), starts
         loss, moved = context.loss(logits, y), (logits - start).square().sum(1)
-        abnormal = (context.losses(logits, y) < context.losses(start, y)).float()
+        abnormal = (context.losses(logits, y) < context.losses(start, y)).to(moved.dtype)
+        moved, abnormal = context.whole(moved), context.whole(abnormal)
         excess = (_mean(moved, abnormal) - _mean(moved, 1 - abnormal).detach()).clamp_min(0)
         some_normal = abnormal.mean() < 1
         yield loss + self.weight * some_normal * abnormal.mean() * excess

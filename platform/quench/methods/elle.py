@@ -38,10 +38,10 @@ class ELLE(Method):
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y
         delta = threat.project(x, threat.step(context.gradient(model, x, y), self.step_ratio))
-        one, other = (x + threat.norm.random_start(x, threat.epsilon, context.rng) for _ in range(2))
-        a = torch.empty(len(x), dtype=x.dtype, device=x.device).uniform_(generator=context.rng)
+        one, other = (x + context.noise(threat, x) for _ in range(2))
+        a = context.uniform(x.new_empty(len(x)))
         between = one + per_example(a, x) * (other - one)
         with crafting(model, context.statistics, frozen=False) as bare:
             ends = context.losses(bare(torch.cat([one, other, between])), y.repeat(3)).view(3, -1)
-        curvature = (ends[2] - (1 - a) * ends[0] - a * ends[1]).square().mean()
+        curvature = context.mean((ends[2] - (1 - a) * ends[0] - a * ends[1]).square())
         yield context.loss(context.forward(model, x + delta), y) + self.weight * curvature

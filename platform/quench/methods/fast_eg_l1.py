@@ -38,7 +38,7 @@ class FastEGL1(Method):
 
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y
-        eta = threat.random_start(x, context.rng)
+        eta = context.random_start(threat, x)
         step = self.step_ratio * threat.epsilon**0.5 * L2().steepest(context.gradient(model, x + eta, y))
         delta = threat.project(x, eta + step, ratio=self.radius_ratio)
         yield context.loss(context.forward(model, x + delta), y)

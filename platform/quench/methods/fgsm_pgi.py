@@ -30,8 +30,8 @@ class FGSMPGI(Method):
 
     As published, eta belongs to the image as the network sees it: random crops and flips are not undone.
     x + eta is kept in the pixel box, and g scaled by each example's own norm instead of the batch's. In l2
-    and l1 steps and projection are the norm's. On several workers an example's memory is that of the worker
-    that has it, from when it had it last.
+    and l1 steps and projection are the norm's. Every worker keeps the whole memory, and hears what the others
+    change in it: with each update two images for each example.
     """
 
     weight: float = 10.0
@@ -52,16 +52,16 @@ class FGSMPGI(Method):
         x, y = batch.x, batch.y
         for name in ("eta", "momentum"):
             if name not in context.memory:
-                context.memory[name] = torch.zeros(context.examples, *x.shape[1:], device=x.device)
+                context.memory[name] = x.new_zeros(context.examples, *x.shape[1:])
         eta, past = (context.memory[name][batch.index] for name in ("eta", "momentum"))
         if context.epoch % self.reset == 0:
-            noise = threat.norm.random_start(x, threat.epsilon, context.rng)
-            eta, past = threat.step(noise, 1.0), torch.zeros_like(x)
+            eta, past = threat.step(context.noise(threat, x), 1.0), torch.zeros_like(x)
         eta = threat.project(x, eta)
         gradient, before = context.gradient_and_logits(model, x + eta, y)
         size = gradient.abs().flatten(1).sum(1).clamp_min(torch.finfo(gradient.dtype).tiny)
         momentum = self.momentum * past + gradient / per_example(size, x)
-        context.memory["momentum"][batch.index] = momentum
-        context.memory["eta"][batch.index] = threat.project(x, eta + threat.step(momentum, self.step_ratio))
+        index, moved = context.whole(batch.index), threat.project(x, eta + threat.step(momentum, self.step_ratio))
+        context.memory["momentum"][index] = context.whole(momentum)
+        context.memory["eta"][index] = context.whole(moved)
         after = context.forward(model, x + threat.project(x, eta + threat.step(gradient, self.step_ratio)))
-        yield context.loss(after, y) + self.weight * (after - before).square().mean()
+        yield context.loss(after, y) + self.weight * context.mean((after - before).square().mean(1))

@@ -34,6 +34,6 @@ class FGSMRS(Method):
 
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y
-        eta = threat.random_start(x, context.rng)
+        eta = context.random_start(threat, x)
         step = threat.step(context.gradient(model, x + eta, y), self.step_ratio)
         yield context.loss(context.forward(model, x + threat.project(x, eta + step)), y)

@@ -21,8 +21,7 @@ class Free(Method):
     Each batch is learned from `replays` times; the backward pass that updates the weights also gives
     the gradient for the next delta = P(delta + alpha steepest(g)). delta lives on from batch to batch.
     A replay is an update and costs 3 forward passes' worth of work, so that `replays` fewer
-    epochs make an equal budget. In l2 and l1 step and projection are the norm's. On several workers
-    each keeps a delta for its own share of the batch.
+    epochs make an equal budget. In l2 and l1 step and projection are the norm's.
     """
 
     replays: int = 4
@@ -35,9 +34,11 @@ class Free(Method):
 
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y
-        delta = context.memory.get("delta", torch.zeros_like(x))
+        delta = context.shares.get("delta", torch.zeros_like(x))
+        if delta.shape != x.shape:  # images or batches of another size
+            delta = torch.zeros_like(x)
         for _ in range(self.replays):
             delta = threat.project(x, delta)
             yield context.loss(context.forward(model, x + delta), y)
             delta = delta + threat.step(context.input_gradient, self.step_ratio)
-        context.memory["delta"] = threat.project(x, delta)
+        context.shares["delta"] = threat.project(x, delta)

@@ -41,11 +41,12 @@ class GradAlign(Method):
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y
         here = context.gradient(model, x, y)
-        near = (x + threat.norm.random_start(x, threat.epsilon, context.rng)).requires_grad_()
+        near = (x + context.noise(threat, x)).requires_grad_()
         with crafting(model, context.statistics, frozen=False) as bare:
             (there,) = torch.autograd.grad(context.losses(bare(near), y).sum(), near, create_graph=True)
         known = here.flatten(1).any(1)  # an example without a gradient has no direction to agree on
         cosine = F.cosine_similarity(here.flatten(1), there.flatten(1), eps=1e-12)
+        known, cosine = context.whole(known), context.whole(cosine)
         misaligned = (known * (1 - cosine)).sum() / known.sum().clamp_min(1)
         delta = threat.project(x, threat.step(here, self.step_ratio))
         yield context.loss(context.forward(model, x + delta), y) + self.weight * misaligned

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from quench.attacks import ascent_gradient
 from quench.context import crafting
@@ -50,18 +50,18 @@ class LIET(Method):
         x, y = batch.x, batch.y
         if context.number % self.refresh == 0 or "directions" not in context.memory:
             context.memory["directions"] = _class_directions(model, x, threat, context)
-        start = threat.project(x, self._start(context.memory["directions"][y], threat, context.rng))
+        start = threat.project(x, self._start(context.memory["directions"][y], threat, context))
         gradient, before = context.gradient_and_logits(model, x + start, y)
         moved = start + threat.step(gradient, self.step_ratio)
         delta = threat.project(x, moved) if self.project else threat.clamp(x, moved)
         after = context.forward(model, x + delta)
-        disagreement = _jensen_shannon(before.log_softmax(1), after.log_softmax(1))
+        disagreement = context.mean(_jensen_shannon(before.log_softmax(1), after.log_softmax(1)))
         yield context.loss(after, y) + self.weight * context.progress * disagreement
 
-    def _start(self, directions: Tensor, threat: ThreatModel, rng: Generator) -> Tensor:
-        share, coin = torch.empty(2, device=directions.device).uniform_(generator=rng)
-        noise = threat.norm.random_start(directions, self.noise_ratio * threat.epsilon, rng)
-        noisy = torch.empty_like(directions).uniform_(generator=rng) < 0.1 + 0.4 * share
+    def _start(self, directions: Tensor, threat: ThreatModel, context: Context) -> Tensor:
+        share, coin = torch.empty(2, device=directions.device).uniform_(generator=context.rng)
+        noise = context.noise(threat, directions, self.noise_ratio)
+        noisy = context.uniform(directions) < 0.1 + 0.4 * share
         return torch.where(noisy, noise, directions) * (coin - 0.5).sign()
 
 
@@ -76,6 +76,6 @@ def _class_directions(model: nn.Module, like: Tensor, threat: ThreatModel, conte
 
 
 def _jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
-    """Mean over examples of the divergence of two distributions given by log-probabilities `(N, classes)`."""
+    """`(N,)`: the divergence of two distributions, given by log-probabilities `(N, classes)`."""
     middle = (p.exp() + q.exp()).div(2).clamp_min(1e-12).log()
-    return sum(((a.exp() * (a - middle)).sum(1).mean() for a in (p, q)), start=torch.zeros_like(p[0, 0])) / 2
+    return ((p.exp() * (p - middle)).sum(1) + (q.exp() * (q - middle)).sum(1)) / 2

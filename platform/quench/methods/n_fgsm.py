@@ -36,6 +36,6 @@ class NFGSM(Method):
 
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y
-        eta = threat.random_start(x, context.rng, ratio=self.noise_ratio)
+        eta = context.random_start(threat, x, self.noise_ratio)
         step = threat.step(context.gradient(model, x + eta, y), self.step_ratio)
         yield context.loss(context.forward(model, x + threat.clamp(x, eta + step)), y)

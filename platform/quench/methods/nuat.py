@@ -43,7 +43,7 @@ class NuAT(Method):
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y
         weight = self.weight * min(context.progress / 0.9, 1)
-        eta = threat.norm.random_start(x, self.start_ratio * threat.epsilon, context.rng)
+        eta = context.noise(threat, x, self.start_ratio)
         if name_of(threat.norm) == "linf":
             eta = self.start_ratio * threat.epsilon * eta.sign()
         eta = threat.clamp(x, eta)
@@ -53,15 +53,20 @@ class NuAT(Method):
 
         def objective(logits: Tensor) -> Tensor:
             losses = context.losses(logits, y)
-            return losses + weight * _nuclear(logits - clean) / len(y) if also_nuclear else losses
+            if not also_nuclear:
+                return losses
+            # The sum over this worker's examples is its part of the term: see `Ranks.whole`.
+            return losses + weight * _nuclear(context.whole(logits - clean)) / (len(y) * context.ranks.size)
 
         step = threat.step(context.gradient(model, x + eta, y, objective), self.step_ratio)
         adversarial = model(x + threat.project(x, eta + step))
         context.loss(adversarial, y)
         clean = model(x)
-        yield context.losses(clean, y).mean() + weight * _nuclear(adversarial - clean) / len(y)
+        moved = context.whole(adversarial - clean)
+        yield context.mean(context.losses(clean, y)) + weight * _nuclear(moved) / len(moved)
 
 
 def _nuclear(logits: Tensor) -> Tensor:
     """The sum of the singular values of `(N, classes)`."""
-    return torch.linalg.matrix_norm(logits.float(), ord="nuc")
+    full = logits if logits.dtype == torch.float64 else logits.float()
+    return torch.linalg.matrix_norm(full, ord="nuc")

@@ -32,7 +32,7 @@ class PGDTraining(Method):
 
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y
-        delta = threat.random_start(x, context.rng)
+        delta = context.random_start(threat, x)
         ratio = self.step_ratio or usual_step_ratio(self.steps)
         delta = ascend(lambda at: context.gradient(model, at, y), x, delta, threat, self.steps, ratio)
         yield context.loss(context.forward(model, x + delta), y)

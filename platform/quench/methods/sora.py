@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from quench.datasets import Batch
@@ -25,7 +24,7 @@ class SORA(Method):
         alpha = step_ratio epsilon min(1, tolerance / (1 - k)).
 
     An update costs 5 forward passes' worth of work. In l1 start and step are the norm's, which the paper does
-    not treat. On several workers each follows the linearity of its own share.
+    not treat.
     """
 
     step_ratio: float = 2.0
@@ -41,13 +40,13 @@ class SORA(Method):
 
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y
-        linearity = context.memory.get("linearity", torch.tensor(0.99, device=x.device))
+        linearity = context.memory.get("linearity", x.new_tensor(0.99))
         shorter = (self.tolerance / (1 - linearity).clamp_min(1e-6)).clamp_max(1)
-        eta = threat.random_start(x, context.rng)
+        eta = context.random_start(threat, x)
         step = threat.step(context.gradient(model, x + eta, y), self.step_ratio)
-        share = torch.empty_like(x).uniform_(generator=context.rng)
-        delta = threat.clamp(x, eta + shorter * share * step)
+        delta = threat.clamp(x, eta + shorter * context.uniform(x) * step)
         yield context.loss(context.forward(model, x + delta), y)
-        if context.linearity is not None:
-            linearity = self.memory * linearity + (1 - self.memory) * context.linearity
+        seen = context.linearity()
+        if seen is not None:
+            linearity = self.memory * linearity + (1 - self.memory) * seen
         context.memory["linearity"] = linearity

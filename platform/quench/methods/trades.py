@@ -40,7 +40,7 @@ class TRADES(Method):
         x, y = batch.x, batch.y
         with crafting(model, context.statistics) as bare, torch.no_grad():
             clean = bare(x).log_softmax(1)
-        noise = torch.empty_like(x).normal_(0, 0.001, generator=context.rng)
+        noise = context.drawn(x, lambda like: torch.empty_like(like).normal_(0, 0.001, generator=context.rng))
         ratio = self.step_ratio or usual_step_ratio(self.steps)
 
         def gradient(at: Tensor) -> Tensor:
@@ -48,9 +48,9 @@ class TRADES(Method):
 
         delta = ascend(gradient, x, threat.project(x, noise), threat, self.steps, ratio)
         adversarial, clean = model(x + delta), model(x)
-        divergence = _divergence(clean.log_softmax(1), adversarial.log_softmax(1)).mean()
+        divergence = context.mean(_divergence(clean.log_softmax(1), adversarial.log_softmax(1)))
         context.loss(adversarial, y)
-        yield context.losses(clean, y).mean() + self.beta * divergence
+        yield context.mean(context.losses(clean, y)) + self.beta * divergence
 
 
 def _divergence(p: Tensor, q: Tensor) -> Tensor:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from quench.datasets import Batch, Split
@@ -13,45 +16,82 @@ from quench.ranks import Ranks
 from quench.training.recipe import Augmentation, Recipe
 
 
+class Feed(Protocol):
+    """Where the batches of training come from."""
+
+    def __call__(self, epoch: int, ranks: Ranks, skip: int = 0) -> Iterator[Batch]:
+        """This rank's share of each batch of `epoch` but the first `skip`, on the device, augmented as the recipe says.
+
+        All ranks get equally many; `Ranks.share` of the epoch's batch size says how large each one's shares are.
+        """
+        ...
+
+
 def batches_per_epoch(examples: int, batch_size: int) -> int:
     """Whole batches only: the examples left over change with every epoch's order."""
     return examples // batch_size
 
 
-def epoch_batches(split: Split, recipe: Recipe, epoch: int, ranks: Ranks) -> Iterator[Batch]:
-    """This rank's part of each batch of `epoch`; all ranks get equally many, of equal size."""
-    device = split.labels.device
+def epoch_batches(split: Split, recipe: Recipe, epoch: int, ranks: Ranks, skip: int = 0) -> Iterator[Batch]:
+    """A `Feed` from images that are all on the device. What an example becomes does not depend on the workers."""
+    device, stage = split.labels.device, recipe.stage(epoch)
     order = torch.randperm(len(split), generator=generator(torch.device("cpu"), recipe.seed, ORDER, epoch)).to(device)
-    rng = generator(device, recipe.seed, AUGMENTATION, epoch, ranks.rank)
-    share = recipe.batch_size // ranks.size
-    for start in range(0, batches_per_epoch(len(split), recipe.batch_size) * recipe.batch_size, recipe.batch_size):
-        index = order[start + ranks.rank * share : start + (ranks.rank + 1) * share]
-        batch = augmented(split, index, recipe.augmentation, rng)
+    rng = generator(device, recipe.seed, AUGMENTATION, epoch, 0)
+    share = ranks.share(stage.batch_size)
+    for number in range(batches_per_epoch(len(split), stage.batch_size)):
+        moves = Moves.drawn(stage.batch_size, recipe.augmentation, rng)
+        if number < skip:
+            continue
+        start = number * stage.batch_size
+        batch = augmented(split, order[start + share.start : start + share.stop], moves.take(share))
+        x = batch.x if stage.size is None else _resized(batch.x, stage.size)
         if recipe.channels_last:
-            batch = Batch(batch.x.contiguous(memory_format=torch.channels_last), batch.y, batch.index)
-        yield batch
+            x = x.contiguous(memory_format=torch.channels_last)
+        yield Batch(x.double() if recipe.precision == "float64" else x, batch.y, batch.index)
 
 
-def augmented(split: Split, index: Tensor, augmentation: Augmentation, rng: Generator) -> Batch:
-    """The examples at `index`, each shifted and flipped on its own, in a single gather.
+@dataclass(frozen=True)
+class Moves:
+    """How each image of a batch is moved, on the images' device."""
+
+    flip: Tensor | None
+    """(N,) bool: mirrored, left to right"""
+    shift: Tensor | None
+    """(2, N) int64: pixels down and to the right"""
+
+    @staticmethod
+    def drawn(count: int, augmentation: Augmentation, rng: Generator) -> Moves:
+        """For `count` images: each moved on its own."""
+        flip, shift, most, device = None, None, augmentation.padding, rng.device
+        if augmentation.flip:
+            flip = torch.rand(count, generator=rng, device=device) < 0.5
+        if most:
+            shift = torch.randint(-most, most + 1, (2, count), generator=rng, device=device)
+        return Moves(flip, shift)
+
+    def take(self, which: slice) -> Moves:
+        """Those of some of the images."""
+        flip, shift = self.flip, self.shift
+        return Moves(None if flip is None else flip[which], None if shift is None else shift[:, which])
+
+
+def augmented(split: Split, index: Tensor, moves: Moves) -> Batch:
+    """The examples at `index`, moved, in a single gather.
 
     Row r of a shifted image is row r + shift of the original, where rows beyond the border are
     those before it (reflection); a flip reads the columns backwards.
     """
-    if augmentation.padding == 0 and not augmentation.flip:
+    if moves.flip is None and moves.shift is None:
         return split.batch(index)
     height, width = split.images.shape[2:]
     count, device = len(index), split.images.device
     rows = torch.arange(height, device=device).expand(count, height)
     columns = torch.arange(width, device=device).expand(count, width)
-    if augmentation.flip:
-        flipped = torch.rand(count, 1, generator=rng, device=device) < 0.5
-        columns = torch.where(flipped, width - 1 - columns, columns)
-    if augmentation.padding:
-        shift = torch.randint(
-            -augmentation.padding, augmentation.padding + 1, (2, count, 1), generator=rng, device=device
-        )
-        rows, columns = _reflect(rows + shift[0], height), _reflect(columns + shift[1], width)
+    if moves.flip is not None:
+        columns = torch.where(moves.flip[:, None], width - 1 - columns, columns)
+    if moves.shift is not None:
+        down, right = moves.shift[..., None]
+        rows, columns = _reflect(rows + down, height), _reflect(columns + right, width)
     pixels = split.images[index[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     return Batch(pixels.permute(0, 3, 1, 2).float().div_(255), split.labels[index], index)
 
@@ -59,3 +99,8 @@ def augmented(split: Split, index: Tensor, augmentation: Augmentation, rng: Gene
 def _reflect(position: Tensor, size: int) -> Tensor:
     """Positions outside [0, size) mirrored at the border, which is not repeated."""
     return (size - 1) - ((size - 1) - position.abs()).abs()
+
+
+def _resized(x: Tensor, size: int) -> Tensor:
+    """Images `(N, C, H, W)` scaled to `size` x `size`, without aliasing."""
+    return F.interpolate(x, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)

@@ -16,8 +16,11 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.workers = 1
+        """that work while it runs"""
         self._started: float | None = None
         self._before = 0.0
+        self._earlier = (0.0, 0.0)  # train seconds and worker seconds of earlier attempts
 
     @property
     def seconds(self) -> float:
@@ -28,9 +31,15 @@ class Clock:
             torch.cuda.synchronize(self.device)
         return self._before + time.perf_counter() - self._started
 
-    @seconds.setter
-    def seconds(self, value: float) -> None:
-        self._before = value
+    @property
+    def gpu_seconds(self) -> float:
+        """The reading times the workers, whose number may have been another in earlier attempts."""
+        seconds, worker_seconds = self._earlier
+        return worker_seconds + (self.seconds - seconds) * self.workers
+
+    def go_on(self, seconds: float, gpu_seconds: float) -> None:
+        """From the readings of an earlier attempt."""
+        self._before, self._earlier = seconds, (seconds, gpu_seconds)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -40,6 +49,15 @@ class Clock:
             yield
         finally:
             self._before, self._started = self.seconds, None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While it is running: do not count while the block runs."""
+        self._before, self._started = self.seconds, None
+        try:
+            yield
+        finally:
+            self._started = time.perf_counter()
 
 
 class SharedReading:

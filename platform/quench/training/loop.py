@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from quench.attacks import Attack
-from quench.context import SIGNALS, Context
-from quench.datasets import Data, Split
+from quench.datasets import Data
 from quench.evaluation import Examination, RobustnessReport, evaluate
-from quench.randomness import PERTURBATION, generator
 from quench.ranks import Ranks
-from quench.training.batches import batches_per_epoch, epoch_batches
-from quench.training.clock import SharedReading
+from quench.training.batches import Feed, epoch_batches
+from quench.training.epoch import Training
 from quench.training.overfitting import FGSM, CatastrophicOverfitting, Event, Watch
 from quench.training.recipe import Recipe
 from quench.training.state import TrainState
@@ -33,7 +32,9 @@ class EpochReport:
     train_seconds: float
     """the train clock so far"""
     gpu_seconds: float
-    """the train clock times the workers"""
+    """the train clock times the workers, each stretch by its own number of them"""
+    workers: int
+    """data-parallel workers in this epoch"""
     learning_rate: float
     """of the epoch's last update"""
     train_loss: float
@@ -65,18 +66,30 @@ class EpochReport:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def fit(state: TrainState, recipe: Recipe, data: Data, ranks: Ranks = Ranks()) -> Iterator[EpochReport]:  # noqa: B008
+def fit(
+    state: TrainState,
+    recipe: Recipe,
+    data: Data,
+    ranks: Ranks = Ranks(),  # noqa: B008 - immutable
+    *,
+    feed: Feed | None = None,
+    save: Callable[[], None] | None = None,
+) -> Iterator[EpochReport]:
     """Train `state` in place until the recipe's budget is spent or its patience over, one report an epoch.
 
-    Between reports the caller may save the state, or stop. Raises `FloatingPointError` when the loss is no
+    Between reports the caller may save the state, or stop. `save` is called, on all ranks, where the recipe has a
+    checkpoint within an epoch: what `state.state_dict` gives then goes on from there. Batches come from `feed`, or
+    from `data` if that is on the device. Raises `FloatingPointError` when the loss is no
     longer finite, and after the last report `CatastrophicOverfitting` if the run is lost to that.
     """
-    train, probe = data.train.to(state.device), data.validation.to(state.device)
+    probe = data.validation.to(state.device)
+    feed = feed or partial(epoch_batches, data.train.to(state.device), recipe)
     model: nn.Module = state.model
     if recipe.compile:
         model = torch.compile(model)  # pyright: ignore[reportAssignmentType]
     if ranks.size > 1:
         model = DistributedDataParallel(model, broadcast_buffers=False)
+    state.clock.workers = ranks.size
 
     def judge(judged: nn.Module, attack: Attack) -> RobustnessReport:
         attacks = {"fgsm": FGSM, "probe": attack}
@@ -85,11 +98,11 @@ def fit(state: TrainState, recipe: Recipe, data: Data, ranks: Ranks = Ranks()) -
 
     guard = recipe.guard if recipe.method.adversarial else replace(recipe.guard, action="off")
     watch = Watch(guard, state, lambda judged, attack: _fgsm_and_robust(judge(judged, attack)), ranks)
-    while not watch.lost and not _over(state, recipe, ranks):
-        with state.clock.running():
-            signals = _train_epoch(state, model, recipe, train, ranks, watch)
-        if not torch.isfinite(torch.tensor(signals["loss"])):
-            raise FloatingPointError(f"training diverged: the loss is {signals['loss']} in epoch {state.epoch}")
+    training = Training(state, model, recipe, len(data.train), feed, ranks, watch, save)
+    while not watch.lost and not training.over():
+        seen = training.epoch()
+        if not torch.isfinite(torch.tensor(seen["loss"])):
+            raise FloatingPointError(f"training diverged: the loss is {seen['loss']} in epoch {state.epoch}")
         judged = judge(state.judged, recipe.probe)
         if watch.after_epoch(*_fgsm_and_robust(judged)):
             judged = judge(state.judged, recipe.probe)
@@ -100,13 +113,14 @@ def fit(state: TrainState, recipe: Recipe, data: Data, ranks: Ranks = Ranks()) -
             epoch=state.epoch,
             updates=state.updates,
             train_seconds=state.train_seconds,
-            gpu_seconds=state.train_seconds * ranks.size,
+            gpu_seconds=state.clock.gpu_seconds,
+            workers=ranks.size,
             learning_rate=state.optimizer.param_groups[0]["lr"],
-            train_loss=signals["loss"],
-            train_accuracy=signals["accuracy"],
-            linearity=signals.get("linearity"),
-            alignment=signals.get("alignment"),
-            abnormal=signals.get("abnormal"),
+            train_loss=seen["loss"],
+            train_accuracy=seen["accuracy"],
+            linearity=seen.get("linearity"),
+            alignment=seen.get("alignment"),
+            abnormal=seen.get("abnormal"),
             clean_accuracy=judged.clean.value,
             fgsm_accuracy=fgsm,
             robust_accuracy=robust,
@@ -120,60 +134,3 @@ def fit(state: TrainState, recipe: Recipe, data: Data, ranks: Ranks = Ranks()) -
 
 def _fgsm_and_robust(report: RobustnessReport) -> tuple[float, float]:
     return report.under("fgsm").value, report.under("probe").value
-
-
-def _over(state: TrainState, recipe: Recipe, ranks: Ranks) -> bool:
-    tired = recipe.patience and state.epoch - state.best_epoch >= recipe.patience
-    return bool(tired) or recipe.budget.progress(state.epoch, SharedReading(state.clock, ranks)) >= 1
-
-
-def _train_epoch(
-    state: TrainState, model: nn.Module, recipe: Recipe, train: Split, ranks: Ranks, watch: Watch
-) -> dict[str, float]:
-    """One pass over the images, or as much of one as the budget allows; the means of its signals over all ranks."""
-    model.train()
-    rng = generator(state.device, recipe.seed, PERTURBATION, state.epoch, ranks.rank)
-    context = Context(
-        rng, recipe.crafting_statistics, recipe.label_smoothing, state.memory, len(train), epoch=state.epoch
-    )
-    count, seconds = batches_per_epoch(len(train), recipe.batch_size), SharedReading(state.clock, ranks)
-    half = torch.autocast(state.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
-    seen: list[Tensor] = []
-    for context.number, batch in enumerate(epoch_batches(train, recipe, state.epoch, ranks)):
-        context.progress = recipe.budget.progress(state.epoch + context.number / count, seconds)
-        if (context.progress >= 1 and seen) or watch.lost:
-            break
-        for group in state.optimizer.param_groups:
-            group["lr"] = recipe.optimizer.lr * recipe.schedule(min(context.progress, 1.0))
-        threat = recipe.threat
-        watch.armed = context.progress >= recipe.epsilon_warmup
-        if not watch.armed:
-            share = max(context.progress / recipe.epsilon_warmup, 0.01)
-            threat = replace(threat, epsilon=share * threat.epsilon)
-        method = recipe.guard.eased(recipe.method, state.rollbacks)
-        losses = method.losses(model, batch, threat, context)
-        while True:
-            with half:
-                loss = next(losses, None)
-            if loss is None:
-                break
-            seen.append(_update(state, loss, context, recipe))
-            watch.after_update(seen[-1])
-    for module in [state.model] if state.averaged is None else [state.model, state.averaged]:
-        # BatchNorm's running statistics: each rank has seen its own share.
-        ranks.average_(buffer for buffer in module.buffers() if buffer.is_floating_point())
-    state.epoch += 1
-    means = (ranks.total(torch.stack(seen).mean(0)) / ranks.size).tolist()
-    return {name: value for name, value in zip(SIGNALS, means, strict=True) if value == value or name == "loss"}
-
-
-def _update(state: TrainState, loss: Tensor, context: Context, recipe: Recipe) -> Tensor:
-    """One optimizer update, and what it lets one observe."""
-    state.optimizer.zero_grad()
-    loss.backward()
-    signals = context.observe(recipe.threat.norm)
-    state.optimizer.step()
-    state.updates += 1
-    if state.averaged is not None:
-        state.averaged.update_parameters(state.model)
-    return signals

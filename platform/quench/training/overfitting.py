@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from quench.attacks import Attack
 from quench.attacks.pgd import PGD
-from quench.context import SIGNALS
+from quench.context import SIGNALS, signals
 from quench.errors import InvalidValue, positive
 from quench.methods import Method
 from quench.ranks import Ranks
@@ -172,9 +172,9 @@ class Watch:
 
     def _means(self) -> dict[str, float]:
         """Of the window, over all ranks; signals that the method does not give are left out."""
-        total = self.ranks.total(torch.stack(self._window).mean(0)).tolist()
+        means = signals(self.ranks.total(torch.stack(self._window))).tolist()
         self._window = []
-        return {name: value / self.ranks.size for name, value in zip(SIGNALS, total, strict=True) if value == value}
+        return {name: value for name, value in zip(SIGNALS, means, strict=True) if value == value}
 
     def _alarm(self, seen: Mapping[str, float]) -> str | None:
         if self._looks < 5:  # at first accuracy rises fast in any case

@@ -30,9 +30,16 @@ class SGD:
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
+    scaling: Literal["none", "linear", "sqrt"] = "none"
+    """let lr grow with batch_size / reference_batch_size, or with its root"""
+    reference_batch_size: int = 128
+    """the batch that lr is meant for, if it is scaled"""
+    warmup: float = 0.0
+    """share of the run over which the learning rate grows from 0 to what the schedule says"""
 
     def __post_init__(self) -> None:
-        positive(self, "lr")
+        positive(self, "lr", "reference_batch_size")
+        require(0 <= self.warmup < 1, "warmup", self.warmup, "must be from 0 to below 1")
         not_negative(self, "weight_decay")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "must be from 0 to below 1")
         require(self.momentum > 0 or not self.nesterov, "nesterov", self.nesterov, "needs momentum above 0")
@@ -52,6 +59,34 @@ class Augmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Some epochs of a run that sees images of another size: small ones first are a good part of the way for less."""
+
+    epochs: int
+    size: int | None = None
+    """side to which training images are scaled; as they come if not given"""
+    batch_size: int
+    """examples an update, over all workers"""
+
+    def __post_init__(self) -> None:
+        positive(self, "epochs", "size", "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """When a run is saved besides at its end and, as `best`, whenever it is more robust than before."""
+
+    epochs: int = 1
+    """after every so many epochs"""
+    seconds: float = 0.0
+    """and within an epoch, whenever so much of the train clock has gone by; 0 for never"""
+
+    def __post_init__(self) -> None:
+        positive(self, "epochs")
+        not_negative(self, "seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides what a run computes. Two equal recipes on one device give equal models."""
 
@@ -67,6 +102,8 @@ class Recipe:
     """how long to train"""
     batch_size: int = 128
     """examples an update, over all workers"""
+    stages: tuple[Stage, ...] = ()
+    """sizes of images and batches over the run, one after the other; the last one lasts"""
     optimizer: SGD = SGD()
     """how weights follow their gradient"""
     schedule: Schedule = field(default_factory=OneCycle)
@@ -81,8 +118,10 @@ class Recipe:
     """decay of the exponential moving average of weights that is evaluated and kept; 0 for none"""
     crafting_statistics: Statistics = "batch"
     """BatchNorm while crafting in training: of the batch, or running; running buffers stay untouched"""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """arithmetic of training passes (bfloat16: autocast); evaluation is always in float32"""
+    batch_norm: Literal["local", "sync", "frozen"] = "local"
+    """BatchNorm in training: by each worker's share, the whole batch, or the running statistics, which then stay"""
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    """arithmetic of training (bfloat16: autocast; float64: to check what should be equal); verdicts are in float32"""
     channels_last: bool = True
     """keep images and weights in the memory order that convolutions prefer"""
     compile: bool = False
@@ -99,24 +138,46 @@ class Recipe:
     """weights to judge in the end: the last, or the most robust on the held-out images"""
     evaluation: Attack = PGD_50_10
     """attack on the test images when the run is over"""
+    checkpoints: Checkpoints = Checkpoints()
+    """when to save what a run can go on from"""
     workers: int = 1
     """data-parallel workers, each with its share of every batch"""
+    min_workers: int = 0
+    """go on with as few of them while others are lost, batches staying as large; 0 to wait for all"""
     seed: int = 0
     """of weights, order, augmentation and perturbations"""
 
     def __post_init__(self) -> None:
         positive(self, "workers", "batch_size", "validation")
+        require(0 <= self.min_workers <= self.workers, "min_workers", self.min_workers, "must be from 0 to workers")
         not_negative(self, "patience", "seed")
         norm, norms = name_of(self.threat.norm), self.method.norms
         method = name_of(self.method)
         require(norm in norms, "threat.norm", norm, f"the method {method} is defined in {', '.join(norms)} only")
         require(self.method.compiles or not self.compile, "compile", self.compile, f"must be false for {method}")
+        together = not (self.compile and self.batch_norm == "sync")
+        require(together, "compile", self.compile, "must be false with batch_norm = 'sync'")
         self.guard.check(self.method)
-        below = max(self.batch_size // self.workers, 1) * self.workers
-        near = below if below == self.workers else f"{below} or {below + self.workers}"
-        allowed = f"must be a multiple of workers = {self.workers}; nearest: {near}"
-        require(self.batch_size % self.workers == 0, "batch_size", self.batch_size, allowed)
+        allowed = f"must be at least workers = {self.workers}, so that each has a share"
+        require(self.batch_size >= self.workers, "batch_size", self.batch_size, allowed)
+        for stage in self.stages:
+            require(stage.batch_size >= self.workers, "stages.batch_size", stage.batch_size, allowed)
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "must be from 0 to below 1")
         allowed = "must be from 0 to 1"
         require(0 <= self.epsilon_warmup <= 1, "epsilon_warmup", self.epsilon_warmup, allowed)
         require(0 <= self.averaging < 1, "averaging", self.averaging, "must be from 0 to below 1")
+
+    def stage(self, epoch: int) -> Stage:
+        """That of the epoch after `epoch` others."""
+        for stage in self.stages:
+            epoch -= stage.epochs
+            if epoch < 0:
+                return stage
+        return self.stages[-1] if self.stages else Stage(epochs=1, batch_size=self.batch_size)
+
+    def learning_rate(self, progress: float) -> float:
+        """The optimizer's, when the share `progress` of the run is over."""
+        sgd, times = self.optimizer, self.batch_size / self.optimizer.reference_batch_size
+        scale = {"none": 1.0, "linear": times, "sqrt": times**0.5}[sgd.scaling]
+        warmth = 1.0 if progress >= sgd.warmup else progress / sgd.warmup
+        return sgd.lr * scale * warmth * self.schedule(min(progress, 1.0))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from quench.datasets import ImageSpec
+from quench.training.batch_norm import synchronised
 from quench.training.clock import Clock
 from quench.training.recipe import Recipe
 
@@ -18,8 +19,20 @@ _COUNTERS = ("epoch", "updates", "best_epoch", "best_accuracy", "alarms", "rollb
 
 
 @dataclass
+class Within:
+    """A place within an epoch, to go on from. The order of examples and their augmentation follow from the recipe."""
+
+    batches: int
+    """done"""
+    rng: Tensor
+    """state of the method's generator"""
+    observed: Tensor
+    """(updates, 6): what `Context.observe` saw, added up over the workers"""
+
+
+@dataclass
 class TrainState:
-    """A run between two epochs. Random numbers are functions of (seed, epoch, rank), so `epoch` holds them."""
+    """A run between two updates; equal on all workers, but for running statistics and shares within an epoch."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -27,6 +40,10 @@ class TrainState:
     device: torch.device
     memory: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """what the method keeps between batches"""
+    places: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """what it keeps for each place in the batch, as it was when the epoch began or the run was saved"""
+    within: Within | None = None
+    """how far the epoch had come when the run was saved in the middle of it"""
     epoch: int = 0
     """epochs done"""
     updates: int = 0
@@ -55,7 +72,10 @@ class TrainState:
     def initial(recipe: Recipe, images: ImageSpec, device: torch.device) -> TrainState:
         """Before the first epoch; weights depend on the recipe's seed alone."""
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        model = recipe.model.build(images, recipe.seed).to(device)
+        dtype = torch.float64 if recipe.precision == "float64" else torch.float32
+        model = recipe.model.build(images, recipe.seed).to(device, dtype)
+        if recipe.batch_norm == "sync":
+            model = synchronised(model)
         model.to(memory_format=layout)  # pyright: ignore[reportCallIssue] - in torch, not in its stubs
         sgd = recipe.optimizer
         optimizer = torch.optim.SGD(
@@ -82,13 +102,20 @@ class TrainState:
             **self._learned(),
             **{name: getattr(self, name) for name in _COUNTERS},
             "train_seconds": self.train_seconds,
+            "gpu_seconds": self.clock.gpu_seconds,
+            "places": self.places,
+            "within": None if self.within is None else vars(self.within),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         self._learn(saved)
         for name in _COUNTERS:
             setattr(self, name, saved[name])
-        self.clock.seconds = saved["train_seconds"]
+        # Checkpoints of earlier versions know no more than the train clock.
+        self.clock.go_on(saved["train_seconds"], saved.get("gpu_seconds", saved["train_seconds"]))
+        self.places = {name: value.to(self.device) for name, value in saved.get("places", {}).items()}
+        within = saved.get("within")
+        self.within = None if within is None else Within(**within)
 
     def snapshot(self) -> dict[str, Any]:
         """A copy, on the device, of what is learned, without the counters: see `go_back`."""
