@@ -4,39 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from quench import __version__
 from quench.errors import InvalidValue, UserError, one_of
-
-_OVERRIDES = """
-Any field of the recipe can be overridden by its dotted key:
-  quench train experiments/digits_linf.py --threat.epsilon 8/255 --method pgd --method.steps 10
-`quench train EXPERIMENT --help` lists the fields of that experiment with their values.
-"""
-
-_INTERPRET = """
-Runs that differ by nothing but their seed are taken together. How they are looked at can be overridden:
-  quench interpret PGD N_FGSM STANDARD --images 450 --pictures 10 --seed 0 --inversion.steps 1000
-(targeted, synthesis, feature, inversion: .steps, and .step and .radius as shares of the pixel box's diagonal).
-"""
-
-_CURVES = """
-From the largest epsilon down, each image as far as it is not decided by a larger one. The attack can be changed:
-  quench curve latest --epsilons 2/255 4/255 8/255 16/255 --norm linf --attack autoattack --precision bfloat16
-"""
-
-_QUESTIONS = """
-What is asked can be changed by its dotted key (default: PGD-50-10):
-  quench evaluate latest --attack autoattack --precision bfloat16
-  quench evaluate latest --attack.steps 100 --threat.epsilon 8/255 --seed 1 --batch-size 500
-  quench evaluate --model mine:net --weights net.safetensors --data cifar --threats linf:8/255
-Verdicts are kept image by image: asked again, it goes on where it was cut off. `quench compare` reads them.
-"""
+from quench.parsers import parsers
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -51,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(argv: list[str]) -> int:
-    parser, commands = _parsers()
+    parser, commands = parsers()
     if not argv or argv[0].startswith("-"):
         parser.parse_args(argv or ["--help"])
     command = commands.get(argv[0])
@@ -68,142 +42,6 @@ def _run(argv: list[str]) -> int:
     from quench import commands as do
 
     return getattr(do, argv[0])(arguments, changes)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as everything here does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see `{self.prog} --help`")
-
-
-def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    parser = _Parser(prog="quench", description="Fast adversarial training, measured against the clock.")
-    parser.add_argument("--version", action="version", version=f"quench {__version__}")
-    group = parser.add_subparsers(metavar="COMMAND", title="commands")
-    storage, ray = _storage_options(), _ray_options()
-
-    def add(name: str, text: str, *parents: _Parser, epilog: str = "") -> argparse.ArgumentParser:
-        return group.add_parser(
-            name,
-            help=text,
-            description=text,
-            epilog=epilog,
-            parents=[*parents, storage],
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-
-    train = add("train", "train one recipe, on this machine or on several workers", ray, epilog=_OVERRIDES)
-    train.add_argument("experiment", type=Path, metavar="EXPERIMENT", help="a Python file that defines RECIPE")
-    train.add_argument("--workers", type=int, metavar="N", help="data-parallel workers; same as the field `workers`")
-    sweep = add("sweep", "run the sweep that an experiment file defines", ray, epilog=_OVERRIDES)
-    sweep.add_argument(
-        "experiment", type=Path, metavar="EXPERIMENT", help="a Python file that defines RECIPE and SWEEP"
-    )
-    sweep.add_argument("--trials", type=int, metavar="N", help="at most N trials; for random search, exactly N")
-    sweep.add_argument(
-        "--scheduler", metavar="NAME", help="fifo: every trial to its end; asha: stop those that lag behind"
-    )
-    sweep.add_argument("--concurrent", type=int, metavar="N", help="trials at the same time (default: what fits)")
-    resume = add("resume", "go on with a run or a sweep that was interrupted", ray)
-    resume.add_argument("name", metavar="RUN|SWEEP", nargs="?", default="latest", help="its folder or name, or latest")
-    resume.add_argument("--concurrent", type=int, metavar="N", help="trials at the same time (default: what fits)")
-    _evaluate_options(add("evaluate", "attack a trained run, or any model, on test images", ray, epilog=_QUESTIONS))
-    compare = add("compare", "paired comparison of two evaluated models on the same images")
-    compare.add_argument("first", metavar="RUN", help="a run's or model's folder or name, or latest")
-    compare.add_argument("second", metavar="RUN", help="the one to compare it with")
-    _curve_options(add("curve", "robust accuracy over a grid of epsilon, of one or several runs", epilog=_CURVES))
-    _interpret_options(add("interpret", "what runs have learnt to look at, side by side", epilog=_INTERPRET))
-    report = add("report", "tables and figures of a sweep")
-    report.add_argument(
-        "sweep", metavar="SWEEP", nargs="?", default="latest", help="a sweep's folder or name, or latest"
-    )
-    ui = add("ui", "open the MLflow UI on the runs, on this machine only")
-    ui.add_argument("--port", type=int, default=5000, metavar="PORT", help="default: 5000")
-    return parser, dict(group.choices)
-
-
-def _checkpoint_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
-
-
-def _curve_options(curve: argparse.ArgumentParser) -> None:
-    curve.add_argument("runs", nargs="+", metavar="RUN", help="folders or names, or latest")
-    _checkpoint_option(curve)
-    curve.add_argument(
-        "--epsilons",
-        nargs="+",
-        default=[],
-        metavar="EPSILON",
-        help="pixel units, such as 4/255 8/255; default: quarters of the first run's, up to twice that",
-    )
-
-
-def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:
-    evaluate.add_argument("run", metavar="RUN", nargs="?", help="a run's folder or name, or latest")
-    _checkpoint_option(evaluate)
-    evaluate.add_argument(
-        "--threats",
-        nargs="+",
-        default=[],
-        metavar="NORM:EPSILON",
-        help="judge under each of these, and under all of them at once: linf:8/255 l2:128/255 l1:12",
-    )
-    evaluate.add_argument("--workers", type=int, default=1, metavar="N", help="Ray workers that share the images")
-    evaluate.add_argument(
-        "--until-halfwidth",
-        type=float,
-        default=0.0,
-        metavar="H",
-        help="stop once the robust accuracy is known to +-H (0.01 is one point), at 95 %% confidence",
-    )
-    evaluate.add_argument(
-        "--model",
-        metavar="MODULE:FUNCTION",
-        help="instead of a run: a function that returns a torch.nn.Module from pixels in [0, 1] to logits; "
-        "--data names the dataset, as in a recipe",
-    )
-    evaluate.add_argument("--weights", type=Path, metavar="FILE", help="for it: .safetensors, or a state dict of torch")
-
-
-def _interpret_options(interpret: argparse.ArgumentParser) -> None:
-    interpret.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN|SWEEP",
-        help="folders or names, or latest; the first is compared with all others",
-    )
-    _checkpoint_option(interpret)
-
-
-def _storage_options() -> _Parser:
-    options = _Parser(add_help=False)
-    options.add_argument(
-        "--storage",
-        type=Path,
-        default=Path(os.environ.get("QUENCH_STORAGE", "runs")),
-        metavar="DIR",
-        help="folder of runs and of the MLflow database; on a cluster, one that every node sees (default: "
-        "$QUENCH_STORAGE or runs)",
-    )
-    options.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="MLflow server or database (default: $MLFLOW_TRACKING_URI or a SQLite file in the storage folder)",
-    )
-    return options
-
-
-def _ray_options() -> _Parser:
-    options = _Parser(add_help=False)
-    options.add_argument(
-        "--address",
-        default="local",
-        metavar="ADDRESS",
-        help="Ray cluster: local (one of our own, the default), auto, or ray://HOST:10001",
-    )
-    return options
 
 
 def _split(argv: list[str], command: argparse.ArgumentParser) -> tuple[list[str], dict[str, Any]]:
