@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from quench.console import LiveTable, terminal, trade_off_table
+from quench.console import LiveTable, terminal
 from quench.errors import one_line
 from quench.evaluation.intervals import Share
 from quench.follow import Follower, Sink, following
 from quench.journal import Entry
 from quench.record import Record, Status
 from quench.storage import SweepRecord
+from quench.tables import scaling_table, trade_off_table
 
 if TYPE_CHECKING:
     from quench.tracking import Tracker
@@ -165,9 +166,10 @@ def print_report(console: Console, made: SweepRecord) -> list[Path]:
     """The trade-off table and the figure's place; returns the files that were written."""
     from quench.analysis.report import write_report
 
-    table, files = write_report(made)
-    if not table.empty:
-        console.print(trade_off_table(table))
+    frames, files = write_report(made)
+    for name, table in {"configurations": trade_off_table, "scaling": scaling_table}.items():
+        if name in frames and not frames[name].empty:
+            console.print(table(frames[name]))
     for figure in files[:1]:
         console.print(f"figure: {figure}", soft_wrap=True, highlight=False)
     return files

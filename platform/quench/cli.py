@@ -32,10 +32,10 @@ def _run(argv: list[str]) -> int:
     if command is None:
         raise InvalidValue("command", argv[0], one_of(argv[0], commands))
     own, changes = _split(argv[1:], command)
-    takes_changes = argv[0] in ("train", "sweep", "evaluate", "curve", "interpret")
+    takes_changes = argv[0] in ("train", "sweep", "scaling", "evaluate", "curve", "interpret")
     if changes and not takes_changes:
         raise UserError(f"{argv[0]} takes no option --{next(iter(changes))}; see `quench {argv[0]} --help`")
-    if argv[0] in ("train", "sweep") and {"-h", "--help"} & {*own}:
+    if argv[0] in ("train", "sweep", "scaling") and {"-h", "--help"} & {*own}:
         return _help(command, [word for word in own if word not in ("-h", "--help")], changes)
     arguments = command.parse_args(own)
 

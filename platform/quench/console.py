@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from quench.catalogue import name_of
 from quench.evaluation import Judged
-from quench.evaluation.intervals import Comparison, Share, wilson
+from quench.evaluation.intervals import Share, wilson
 from quench.journal import Entry
 from quench.record import ENDED, Record, Status
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 _COLUMNS = ("trial", "method", "norm", "epsilon", "epoch", "clean", "robust", "train s", "status")
-_TRADE_OFF_COLUMNS = ("threat", "method", "seeds", "train s", "clean", "robust (min - max)", "behind", "faster")
 _STYLES: dict[Status, str] = {
     "running": "bold",
     "stopped": "yellow",
@@ -180,67 +178,6 @@ class VerdictBar:
 def terminal() -> Console:
     """Standard output; where it is no terminal, wide enough for the tables."""
     return Console() if sys.stdout.isatty() else Console(width=120)
-
-
-def trade_off_table(frame: pd.DataFrame) -> Table:
-    """`analysis.runs.configurations` for people: every configuration, those on the Pareto front marked."""
-    table = Table(
-        *(Column(name, no_wrap=name != "method") for name in _TRADE_OFF_COLUMNS),
-        title="Train seconds against robust accuracy on the test images; * on the Pareto front",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    last = None
-    for row in frame.to_dict("records"):
-        if last not in (None, row["threat"]):
-            table.add_section()
-        last = row["threat"]
-        table.add_row(
-            str(row["threat"]),
-            f"{row['configuration']} {'*' if row['on_front'] else ''}",
-            ", ".join([str(row["seeds"]), *(f"{row[key]} {key}" for key in ("lost", "unreliable") if row[key])]),
-            f"{row['train_seconds']:.2f}",
-            f"{row['clean']:.1%}",
-            f"{row['robust']:.1%} ({100 * row['robust_min']:.1f} - {100 * row['robust_max']:.1f})",
-            f"{100 * row['behind_best']:.1f}",
-            f"{row['faster_than_best']:.1f}x",
-        )
-    lost = "\nlost: to catastrophic overfitting, and in the means nevertheless" if frame["lost"].any() else ""
-    doubted = "\nunreliable: by a flag of the evaluation; runs.csv says which" if frame["unreliable"].any() else ""
-    faster = "behind, faster: points of robust accuracy, and train seconds, to the most robust method"
-    table.caption = faster + lost + doubted
-    table.caption_justify = "left"
-    return table
-
-
-def comparison_table(first: str, second: str, found: Mapping[str, Mapping[str, Comparison]]) -> Table:
-    """Evaluation -> what (clean, robust) -> the paired comparison."""
-    table = Table(
-        *("evaluation", "", "images", f"only {first}", f"only {second}", "difference [95 %]", "p (McNemar)"),
-        title=f"{first} less {second}, image by image; only: images that the other gets wrong",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-    )
-    for name, parts in found.items():
-        for what, it in parts.items():
-            gap = "{:+.1%} [{:+.1%}, {:+.1%}]".format(*it.difference)
-            cells = (name, what, str(it.n), str(it.only_first), str(it.only_second), gap, f"{it.p_value:.2g}")
-            table.add_row(*map(Text, cells))
-    return table
-
-
-def curve_table(frame: pd.DataFrame) -> Table:
-    """`analysis.curves.curve_frame` for people: a row for each epsilon, a column for each run."""
-    runs = list(dict.fromkeys(frame["run"]))
-    title = f"Robust accuracy on {frame['examples'].max()} test images, 95 % intervals"
-    table = Table("threat", *runs, title=title, title_justify="left", box=SIMPLE_HEAD)
-    for threat, part in frame.groupby("threat", sort=False):
-        shares = {
-            row["run"]: Share(row["robust"], row["robust_low"], row["robust_high"]) for row in part.to_dict("records")
-        }
-        table.add_row(str(threat), *(str(shares[run]) for run in runs))
-    return table
 
 
 def _percent(share: float | None) -> str:

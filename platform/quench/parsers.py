@@ -73,6 +73,13 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "--scheduler", metavar="NAME", help="fifo: every trial to its end; asha: stop those that lag behind"
     )
     sweep.add_argument("--concurrent", type=int, metavar="N", help="trials at the same time (default: what fits)")
+    scaling = add("scaling", "train a recipe on 1, 2, ... workers and say what they buy", ray, epilog=_OVERRIDES)
+    scaling.add_argument("experiment", type=Path, metavar="EXPERIMENT", help="a Python file that defines RECIPE")
+    scaling.add_argument(
+        "--on", type=int, nargs="+", default=[1, 2], metavar="N", help="numbers of workers (default: 1 2)"
+    )
+    scaling.add_argument("--seeds", type=int, default=1, metavar="N", help="runs for each (default: 1)")
+    scaling.set_defaults(concurrent=1)  # runs side by side would slow each other
     resume = add("resume", "go on with a run or a sweep that was interrupted", ray)
     resume.add_argument("name", metavar="RUN|SWEEP", nargs="?", default="latest", help="its folder or name, or latest")
     resume.add_argument("--concurrent", type=int, metavar="N", help="trials at the same time (default: what fits)")

@@ -16,6 +16,7 @@ from quench.carry_out import (
 from quench.commands.curve import curve
 from quench.commands.evaluate import compare, evaluate
 from quench.commands.interpret import interpret
+from quench.commands.scaling import scaling
 from quench.config import override
 from quench.console import terminal
 from quench.errors import UserError, require
@@ -26,7 +27,7 @@ from quench.sweep import configuration, trials
 from quench.training.recipe import Recipe
 
 Changes = dict[str, Any]
-__all__ = ["compare", "curve", "evaluate", "interpret", "report", "resume", "sweep", "train", "ui"]
+__all__ = ["compare", "curve", "evaluate", "interpret", "report", "resume", "scaling", "sweep", "train", "ui"]
 
 
 def train(arguments: Namespace, changes: Changes) -> int:

@@ -13,13 +13,14 @@ from quench.attacks.pgd import PGD_50_10
 from quench.carry_out import attaching, print_places
 from quench.catalogue import name_of
 from quench.config import override
-from quench.console import curve_table, terminal
+from quench.console import terminal
 from quench.evaluation import evaluating
 from quench.evaluation.curve import curve as robustness
 from quench.follow import Follower
 from quench.geometry import Geometry
 from quench.storage import find_run, new_directory
 from quench.subjects import trained_run
+from quench.tables import curve_table
 from quench.threat_model import ThreatModel
 from quench.trial import best_device
 

@@ -15,7 +15,7 @@ from quench.attacks.pgd import PGD_50_10
 from quench.carry_out import print_evaluation, print_places, sink, tracker_of
 from quench.catalogue import name_of
 from quench.config import override
-from quench.console import comparison_table, terminal
+from quench.console import terminal
 from quench.datasets import Dataset
 from quench.datasets.digits import Digits
 from quench.errors import UserError, require
@@ -31,6 +31,7 @@ from quench.protocol import conclude, shared_bits
 from quench.record import Record
 from quench.storage import SweepRecord, find_model, find_run
 from quench.subjects import Subject, any_model, trained_run
+from quench.tables import comparison_table
 from quench.threat_model import ThreatModel
 from quench.verdicts import Verdicts, summary
 
