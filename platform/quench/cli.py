@@ -32,7 +32,7 @@ def _run(argv: list[str]) -> int:
     if command is None:
         raise InvalidValue("command", argv[0], one_of(argv[0], commands))
     own, changes = _split(argv[1:], command)
-    takes_changes = argv[0] in ("train", "sweep", "scaling", "evaluate", "curve", "interpret")
+    takes_changes = argv[0] in ("train", "sweep", "scaling", "evaluate", "curve", "interpret", "doctor")
     if changes and not takes_changes:
         raise UserError(f"{argv[0]} takes no option --{next(iter(changes))}; see `quench {argv[0]} --help`")
     if argv[0] in ("train", "sweep", "scaling") and {"-h", "--help"} & {*own}:

@@ -49,5 +49,5 @@ def _judging(
     from quench.distributed import cluster
     from quench.distributed.evaluate import judged_on_workers
 
-    with cluster.connected(address, workers) as ray:
+    with cluster.connected(address, workers, subject.folder) as ray:
         yield judged_on_workers(subject, asked, todo, workers, ray.gives_gpus(workers))

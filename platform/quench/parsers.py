@@ -89,6 +89,10 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     compare.add_argument("second", metavar="RUN", help="the one to compare it with")
     _curve_options(add("curve", "robust accuracy over a grid of epsilon, of one or several runs", epilog=_CURVES))
     _interpret_options(add("interpret", "what runs have learnt to look at, side by side", epilog=_INTERPRET))
+    doctor = add("doctor", "look for what would fail a long run on this cluster, before it is begun", ray)
+    doctor.add_argument(
+        "experiment", type=Path, nargs="?", metavar="EXPERIMENT", help="look for its data too, on every node"
+    )
     report = add("report", "tables and figures of a sweep")
     report.add_argument(
         "sweep", metavar="SWEEP", nargs="?", default="latest", help="a sweep's folder or name, or latest"

@@ -52,6 +52,11 @@ def default_uri(storage: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
 
 
+def reach(uri: str) -> None:
+    """Raise what MLflow raises, unless it answers there."""
+    MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+
+
 class Tracker:
     """One MLflow experiment: the sweeps and runs of one experiment file."""
 

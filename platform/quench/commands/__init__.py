@@ -14,6 +14,7 @@ from quench.carry_out import (
     print_report,
 )
 from quench.commands.curve import curve
+from quench.commands.doctor import doctor
 from quench.commands.evaluate import compare, evaluate
 from quench.commands.interpret import interpret
 from quench.commands.scaling import scaling
@@ -27,7 +28,7 @@ from quench.sweep import configuration, trials
 from quench.training.recipe import Recipe
 
 Changes = dict[str, Any]
-__all__ = ["compare", "curve", "evaluate", "interpret", "report", "resume", "scaling", "sweep", "train", "ui"]
+__all__ = ["compare", "curve", "doctor", "evaluate", "interpret", "report", "resume", "scaling", "sweep", "train", "ui"]
 
 
 def train(arguments: Namespace, changes: Changes) -> int:

@@ -38,6 +38,16 @@ class Cluster:
     ours: bool
     cpus: int
     gpus: int
+    drivers: int
+    """how many trials of several workers can be driven from the head, by the resource that marks it"""
+
+    @property
+    def driver(self) -> dict[str, float]:
+        """What the driver of several workers asks for: a place on the head, where there is one, or a little memory.
+
+        Ray Train's controller runs beside it; on the head, neither is lost with a spot node.
+        """
+        return {"driver": 1} if self.drivers else {"memory": 300e6}
 
     def gives_gpus(self, workers: int) -> bool:
         """Whether runs of so many workers get a GPU for each: on our own machine, only if there are enough."""
@@ -49,12 +59,13 @@ class Cluster:
 
 
 @contextmanager
-def connected(address: str, workers: int) -> Iterator[Cluster]:
+def connected(address: str, workers: int, storage: Path | None = None) -> Iterator[Cluster]:
     """A Ray cluster while the block runs.
 
     `address` is "local" for one of our own on this machine, with room for at least one run of
     `workers` and nothing listening for browsers beyond localhost; else what `ray.init` takes
-    ("auto", "ray://host:10001"). Token authentication is on, unless RAY_AUTH_MODE says otherwise.
+    ("auto", "ray://host:10001"), and there every node must see `storage`, if it is given. Token
+    authentication is on, unless RAY_AUTH_MODE says otherwise. Raises `UserError`.
     """
     import ray
 
@@ -76,7 +87,11 @@ def connected(address: str, workers: int) -> Iterator[Cluster]:
     if local and _TOKEN.exists():
         _TOKEN.chmod(0o600)
     try:
+        if storage is not None and not local:
+            from quench.distributed.doctor import require_shared
+
+            require_shared(storage)
         resources = ray.cluster_resources()
-        yield Cluster(local, int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
+        yield Cluster(local, *(int(resources.get(name, 0)) for name in ("CPU", "GPU", "driver")))
     finally:
         ray.shutdown()

@@ -48,13 +48,13 @@ def _tuner(
     """One Tune experiment: records that need equal resources.
 
     Tune queues trials of one worker until there is room, now or when the cluster has grown. A driver
-    of several workers asks Tune for nothing but a little memory, and Ray Train asks for the workers:
-    with more drivers than fit, none might get all of its own.
+    of several workers asks Tune for no CPU, and Ray Train asks for the workers: with more drivers
+    than fit, none might get all of its own.
     """
     gpu = ray.gives_gpus(workers)
     one: dict[str, float] = {"GPU": 1} if gpu else {"CPU": 1}
     return tune.Tuner(
-        tune.with_resources(_trial, one if workers == 1 else {"memory": 300e6}),
+        tune.with_resources(_trial, one if workers == 1 else ray.driver),
         param_space={"record": tune.grid_search([str(record.directory) for record in records]), "gpu": gpu},
         tune_config=tune.TuneConfig(
             # No metric: a trial that diverges at once, or had only to be judged, ends without any.
