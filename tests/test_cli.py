@@ -60,6 +60,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (("evaluate", "nothing", "--storage", "/nowhere"), r"run = 'nothing': /nowhere holds no run"),
         (("resume", "nothing", "--storage", "/nowhere"), r"run or sweep = 'nothing': /nowhere holds no run or sweep"),
         (("report", "nothing", "--storage", "/nowhere"), r"sweep = 'nothing': /nowhere holds no sweep"),
+        (("train", DIGITS, "--tracking-uri", "https://me:k3y@host"), r"--tracking-uri https://\*\*\*@host: must hold no password; set MLFLOW_"),
         (("report", "--trials", "3"), r"report takes no option --trials"),
     ],
 )  # fmt: skip
@@ -158,9 +159,13 @@ def test_a_run_that_diverges_exits_with_1(tmp_path: Path) -> None:
     assert "failed: FloatingPointError: training diverged" in done.stdout
 
 
-def test_an_unreachable_tracking_server_costs_nothing(tmp_path: Path) -> None:
-    words = ("--budget.epochs", "2", "--storage", tmp_path, "--tracking-uri", "http://127.0.0.1:9")
-    done = quench("train", DIGITS, *words)
+def test_an_unreachable_tracking_server_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does its password get anywhere."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:k3y@127.0.0.1:9")
+    done = quench("train", DIGITS, "--budget.epochs", "2", "--storage", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "MLflow could not be written" in done.stdout
     assert "450 test images" in done.stdout
+    assert "k3y" not in done.stdout + done.stderr
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and b"k3y" in file.read_bytes()]
+    assert "k3y" not in quench("ui", "--storage", tmp_path).stdout

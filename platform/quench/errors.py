@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -50,8 +51,13 @@ def not_negative(owner: object, *names: str) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's kind and the first line of what it says, which may be nothing."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    """An error's kind and the first line of what it says, which may be nothing; without secrets."""
+    return redacted(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def redacted(text: str) -> str:
+    """The text, where URLs in it say who logs in by which password: `https://***@host`."""
+    return re.sub(r"(?<=://)[^/\s@]*@", "***@", text)
 
 
 def nearest(name: str, valid: Iterable[str], cutoff: float = 0.5) -> str:

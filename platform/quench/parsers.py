@@ -6,9 +6,10 @@ import argparse
 import os
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 from quench import __version__
-from quench.errors import UserError
+from quench.errors import UserError, redacted
 
 _OVERRIDES = """
 Any field of the recipe can be overridden by its dotted key:
@@ -167,10 +168,18 @@ def _storage_options() -> _Parser:
     )
     options.add_argument(
         "--tracking-uri",
+        type=_without_password,
         metavar="URI",
         help="MLflow server or database (default: $MLFLOW_TRACKING_URI or a SQLite file in the storage folder)",
     )
     return options
+
+
+def _without_password(uri: str) -> str:
+    """Command lines are seen by every user of the machine, and kept by Ray of its jobs."""
+    if urlsplit(uri).password is not None:
+        raise UserError(f"--tracking-uri {redacted(uri)}: must hold no password; set MLFLOW_TRACKING_URI to it instead")
+    return uri
 
 
 def _ray_options() -> _Parser:

@@ -188,9 +188,10 @@ def serve(uri: str, storage: Path, port: int) -> Iterator[str]:
     with socket.socket() as probe:
         taken = probe.connect_ex(("127.0.0.1", port)) == 0
     require(not taken, "port", port, f"is in use; try --port {port + 1}")
-    where = ["--backend-store-uri", uri, "--artifacts-destination", (storage.resolve() / "artifacts").as_uri()]
-    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *where]
+    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += ["--artifacts-destination", (storage.resolve() / "artifacts").as_uri()]
     settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"} | os.environ
+    settings["MLFLOW_BACKEND_STORE_URI"] = uri  # not among the words, which every user of the machine sees
     host = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", *words]
     with subprocess.Popen(command, env=settings, stdout=sys.stderr, start_new_session=True) as server:

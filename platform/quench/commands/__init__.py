@@ -20,7 +20,7 @@ from quench.commands.interpret import interpret
 from quench.commands.scaling import scaling
 from quench.config import override
 from quench.console import terminal
-from quench.errors import UserError, require
+from quench.errors import UserError, redacted, require
 from quench.experiment import Experiment
 from quench.record import Record
 from quench.storage import SweepRecord, find, find_sweep, new_directory
@@ -84,7 +84,7 @@ def ui(arguments: Namespace, changes: Changes) -> int:
 
     uri = arguments.tracking_uri or default_uri(arguments.storage)
     if uri.startswith("http"):
-        print(f"these runs are on an MLflow server: {uri}")
+        print(f"these runs are on an MLflow server: {redacted(uri)}")
         return 0
     with serve(uri, arguments.storage, arguments.port) as host:
         for name, path in pages(uri).items():
