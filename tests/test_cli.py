@@ -84,7 +84,7 @@ def test_no_traceback_from_the_real_program() -> None:
     assert done.stderr == "quench: threat.epsilon = -1.0: must be above 0, in pixel units, such as 8/255\n"
 
 
-@pytest.mark.parametrize("command", ["train", "sweep", "resume", "evaluate", "interpret", "report", "ui"])
+@pytest.mark.parametrize("command", ["train", "sweep", "resume", "evaluate", "interpret", "report", "doctor", "ui"])
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit) as caught:
         main((command, "--help"))

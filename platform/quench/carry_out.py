@@ -40,7 +40,7 @@ def carry_out_run(arguments: Namespace, record: Record) -> int:
     sinks = {"the table": table, "MLflow": sink(tracker_of(arguments, record.about["experiment"]))}
     with table.shown(), following([record], sinks) as followers:
         try:
-            _train(record, arguments)
+            _train(record, arguments.address)
         except KeyboardInterrupt:
             record.settle("interrupted", "")
     for entry in record.entries("evaluation")[-1:]:
@@ -49,7 +49,7 @@ def carry_out_run(arguments: Namespace, record: Record) -> int:
     return _EXIT_CODES[record.status]
 
 
-def _train(record: Record, arguments: Namespace) -> None:
+def _train(record: Record, address: str) -> None:
     """In this process, or on the workers that the recipe asks for. The record says how it ended."""
     workers = record.recipe.workers
     if workers == 1:
@@ -61,7 +61,7 @@ def _train(record: Record, arguments: Namespace) -> None:
     from quench.distributed import cluster
     from quench.distributed.train import train_data_parallel
 
-    with cluster.connected(arguments.address, workers, arguments.storage) as ray:
+    with cluster.connected(address, workers, record.directory.parent) as ray:
         try:
             train_data_parallel(record, ray.gives_gpus(workers))
         except SystemExit:  # so Ray Train ends the program when it is interrupted
@@ -83,7 +83,7 @@ def carry_out_sweep(arguments: Namespace, made: SweepRecord) -> int:
     status: Status = "finished"
     with table.shown(), following(made.records, {"the table": table, "MLflow": sink(tracker)}) as followers:
         try:
-            with cluster.connected(arguments.address, workers, arguments.storage) as ray:
+            with cluster.connected(arguments.address, workers, made.directory.parent) as ray:
                 tune.sweep(todo, ray, state, about["scheduler"], arguments.concurrent or about["concurrent"])
         except KeyboardInterrupt:
             status = "interrupted"

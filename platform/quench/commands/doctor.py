@@ -81,8 +81,9 @@ def _datasets(path: Path | None, changes: dict[str, Any]) -> list[Dataset]:
 def _cluster(address: str, ray: Cluster, nodes: int) -> Finding:
     # Ray refuses a token that it does not expect: being connected with one, it is asked for.
     tokens = "on" if os.environ["RAY_AUTH_MODE"] == "token" else "off"
-    has = f"{ray.cpus} CPUs, {ray.gpus} GPUs, token authentication {tokens}"
-    return Finding("cluster", address, f"{nodes} nodes with {has}")
+    return Finding(
+        "cluster", address, f"nodes {nodes}, CPUs {ray.cpus}, GPUs {ray.gpus}, token authentication {tokens}"
+    )
 
 
 def _versions(witnesses: Witnesses) -> Iterator[Finding]:
@@ -129,7 +130,7 @@ def _gpus(witnesses: Witnesses) -> Iterator[Finding]:
 
     answers = witnesses.cuda()
     if not answers:
-        yield Finding("GPUs", "all nodes", "none: trials run on CPUs")
+        yield Finding("GPUs", "every node", "none: trials run on CPUs")
         return
     remedy = "install NVIDIA's driver there, and a torch that is built for its CUDA"
     yield from _judged("GPUs", answers, wrong, "torch computes on all of Ray's", remedy)
@@ -175,7 +176,7 @@ def _judged(
     for node, what in failing.items():
         yield Finding(check, node, what, remedy)
     if not failing:
-        yield Finding(check, f"{len(found)} nodes", fine)
+        yield Finding(check, "every node", fine)
 
 
 def _table(findings: list[Finding]) -> Table:

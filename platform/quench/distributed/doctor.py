@@ -106,8 +106,11 @@ class Witnesses:
         if asked:
             ray.wait(list(asked.values()), num_returns=len(asked), timeout=patience)
         answers = {name: _answer(reference, patience) for name, reference in asked.items()}
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         for name in [name for name, answer in answers.items() if isinstance(answer, Silence)]:
             del self._actors[name]
+            if self.nodes[name]["NodeID"] not in alive:  # an idle node that has been taken down fails nobody
+                del answers[name]
         return answers
 
 
