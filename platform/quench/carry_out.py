@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from quench.console import LiveTable, terminal
-from quench.errors import one_line
+from quench.durable import alone
+from quench.errors import NotWritten, one_line
 from quench.evaluation.intervals import Share
 from quench.follow import Follower, Sink, following
 from quench.journal import Entry
@@ -38,32 +39,35 @@ def carry_out_run(arguments: Namespace, record: Record) -> int:
     console = terminal()
     table = LiveTable([record], console)
     sinks = {"the table": table, "MLflow": sink(tracker_of(arguments, record.about["experiment"]))}
-    with table.shown(), following([record], sinks) as followers:
+    with alone(record.directory / "recipe.json"), table.shown(), following([record], sinks) as followers:
         try:
-            _train(record, arguments.address)
+            _train(record, arguments)
         except KeyboardInterrupt:
             record.settle("interrupted", "")
+        except NotWritten as error:
+            console.print(f"failed: {error}", markup=False, highlight=False, soft_wrap=True)
     for entry in record.entries("evaluation")[-1:]:
         print_evaluation(console, record.name, entry)
     print_places(console, arguments, followers, record.directory)
-    return _EXIT_CODES[record.status]
+    return _EXIT_CODES.get(record.status, 1)  # a full disk may have kept it from saying so
 
 
-def _train(record: Record, address: str) -> None:
+def _train(record: Record, arguments: Namespace) -> None:
     """In this process, or on the workers that the recipe asks for. The record says how it ended."""
     workers = record.recipe.workers
+    record.checkpoints()  # refused, if it must be, before any worker starts
     if workers == 1:
         from quench import trial
 
-        for _ in trial.run(record, trial.best_device()):
+        for _ in trial.run(record, trial.best_device(), ahead=True):
             pass
         return
     from quench.distributed import cluster
     from quench.distributed.train import train_data_parallel
 
-    with cluster.connected(address, workers, record.directory.parent) as ray:
+    with cluster.connected(arguments.address, workers, record.directory.parent) as ray:
         try:
-            train_data_parallel(record, ray.gives_gpus(workers))
+            train_data_parallel(record, ray.gives_gpus(workers), arguments.worker_timeout)
         except SystemExit:  # so Ray Train ends the program when it is interrupted
             raise KeyboardInterrupt from None
         except Exception as error:
@@ -81,10 +85,12 @@ def carry_out_sweep(arguments: Namespace, made: SweepRecord) -> int:
     workers = max((record.recipe.workers for record in todo), default=1)
     state = made.directory / "ray" / f"{len(list(made.directory.glob('ray/*')))}"
     status: Status = "finished"
-    with table.shown(), following(made.records, {"the table": table, "MLflow": sink(tracker)}) as followers:
+    sinks = {"the table": table, "MLflow": sink(tracker)}
+    with alone(made.directory / "sweep.json"), table.shown(), following(made.records, sinks) as followers:
         try:
             with cluster.connected(arguments.address, workers, made.directory.parent) as ray:
-                tune.sweep(todo, ray, state, about["scheduler"], arguments.concurrent or about["concurrent"])
+                concurrent = arguments.concurrent or about["concurrent"]
+                tune.sweep(todo, ray, state, about["scheduler"], concurrent, arguments.worker_timeout)
         except KeyboardInterrupt:
             status = "interrupted"
         for record in todo:

@@ -11,6 +11,14 @@ class UserError(Exception):
     """A mistake that the user can mend; the command line prints its one line and exits with 2."""
 
 
+class NotWritten(UserError):
+    """The disk did not take something; what was there before is whole."""
+
+
+class Superseded(UserError):
+    """Another process has taken over what this one was doing."""
+
+
 class InvalidValue(UserError, ValueError):
     """`key` was given `value`, which the rule `allowed` refuses.
 

@@ -190,4 +190,22 @@ def _ray_options() -> _Parser:
         metavar="ADDRESS",
         help="Ray cluster: local (one of our own, the default), auto, or ray://HOST:10001",
     )
+    options.add_argument(
+        "--worker-timeout",
+        type=_seconds,
+        default=600.0,
+        metavar="SECONDS",
+        help="replace data-parallel workers after one has kept the others waiting so long (default: 600)",
+    )
     return options
+
+
+def _seconds(text: str) -> float:
+    """A number above 0."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number above 0")
+    return seconds

@@ -16,10 +16,10 @@ from quench.attacks.square import Square
 from quench.catalogue import name_of
 from quench.config import decode
 from quench.datasets import Dataset, Split
+from quench.durable import write_json
 from quench.evaluation import RobustnessReport, evaluating
 from quench.evaluation.intervals import Share
 from quench.evaluation.reliability import Flag, black_box_beats_white_box, flags, pgd_far_above_autoattack
-from quench.record import write_json
 from quench.threat_model import TOLERANCE
 from quench.verdicts import Verdicts, summary
 

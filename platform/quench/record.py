@@ -3,7 +3,7 @@
     <run>/recipe.json    the recipe, its sweep, versions, git commit, ...
     <run>/log.jsonl      one entry a line: status, epoch, evaluation; each on disk before anyone sees it
     <run>/verdicts/      every evaluation, example by example
-    <run>/last.pt        the run after its latest epoch, to go on from
+    <run>/last.pt        the run at its latest checkpoint, to go on from
     <run>/best.pt        after the epoch with the best robust accuracy on the held-out images
 
 Everything else (the live table, MLflow, figures) is read from here, and can be made again.
@@ -12,24 +12,18 @@ Everything else (the live table, MLflow, figures) is read from here, and can be 
 from __future__ import annotations
 
 import json
-import os
-import pickle
-import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from quench import journal
+from quench import checkpoint, durable, journal
 from quench.config import decode, encode
-from quench.errors import UserError, one_line
+from quench.errors import Superseded, UserError
 from quench.journal import Entry
 from quench.training.loop import EpochReport
 from quench.training.recipe import Recipe
@@ -38,13 +32,16 @@ Status = Literal["waiting", "running", "finished", "stopped", "catastrophic_over
 """stopped is a scheduler's decision; interrupted and failed runs can be resumed, the others that ended are final"""
 ENDED: frozenset[Status] = frozenset({"finished", "stopped", "catastrophic_overfitting", "interrupted", "failed"})
 Checkpoint = Literal["last", "best"]
+CHECKPOINTS: tuple[Checkpoint, ...] = ("last", "best")
 
 
 @dataclass(frozen=True)
 class Record:
-    """The record in `directory`. One process writes it at a time; any may read."""
+    """The record in `directory`. One attempt at the run writes it at a time; any process may read."""
 
     directory: Path
+    attempt: str = field(default="", compare=False)
+    """the attempt that this is in the hands of, if it is: see `begin`"""
 
     @staticmethod
     def create(
@@ -61,7 +58,7 @@ class Record:
             **provenance(),
             "recipe": encode(recipe),
         }
-        write_json(directory / "recipe.json", about)
+        durable.write_json(directory / "recipe.json", about)
         return Record(directory)
 
     @cached_property
@@ -78,9 +75,27 @@ class Record:
         """`linf 8/255 n_fgsm s=0`: threat model, configuration, seed."""
         return f"{self.recipe.threat} {self.about['configuration']} s={self.recipe.seed}"
 
+    def begin(self, **content: Any) -> Record:
+        """The record in the hands of a new attempt at the run: what earlier attempts still want to write is refused."""
+        mine = replace(self, attempt=uuid.uuid4().hex)
+        durable.drop_halves(*map(self.path, CHECKPOINTS))
+        self._append("status", status="running", attempt=mine.attempt, **content)
+        return mine
+
+    def hold(self) -> None:
+        """Raise `Superseded` if this attempt has lost the run: to another, or because somebody said that it is over."""
+        if self.attempt and self.entries("status")[-1].get("attempt") != self.attempt:
+            raise Superseded(f"{self.directory} was taken over or ended by another process, so this one stops")
+
     def append(self, kind: str, **content: Any) -> None:
-        """Add an entry, and wait until it is on the disk."""
-        journal.append(self.directory / "log.jsonl", {"kind": kind, "time": now(), **content})
+        """Add an entry, and wait until it is on the disk. Raises `NotWritten`, and `Superseded` as `hold` does."""
+        self.hold()
+        self._append(kind, **content, **({"attempt": self.attempt} if self.attempt and kind == "status" else {}))
+
+    def _append(self, kind: str, **content: Any) -> None:
+        log = self.directory / "log.jsonl"
+        with durable.writing(log):
+            journal.append(log, {"kind": kind, "time": now(), **content})
 
     def read(self, offset: int = 0) -> tuple[list[Entry], int]:
         """The whole entries from byte `offset` on, and the offset after them."""
@@ -104,47 +119,66 @@ class Record:
         if self.status not in ENDED:
             self.append("status", status=status, reason=reason)
 
-    def report(self, report: EpochReport, state: dict[str, Any]) -> None:
-        """Keep an epoch: first the checkpoint, which holds the report too, then the rest.
-
-        Whatever moment the process dies in, `resume` finds every epoch once.
-        """
-        entry = {"metrics": report.metrics(), "events": [asdict(event) for event in report.events]}
-        content = {"recipe": json.dumps(self.about["recipe"]), "report": entry, **state}
-        _replace(self.directory / "last.pt", lambda path: torch.save(content, path))
-        self._enter(entry)
-
-    def resume(self) -> dict[str, Any] | None:
-        """The latest checkpoint, after what a crash may have cut off behind it has been made good."""
-        if not (self.directory / "last.pt").exists():
+    def news(self, report: EpochReport) -> Entry | None:
+        """An epoch's entry, unless the log has that since before a crash."""
+        if any(entry["epoch"] == report.epoch for entry in self.entries("epoch")):
             return None
-        saved = self.checkpoint("last")
-        epochs = self.entries("epoch")
-        if not epochs or epochs[-1]["epoch"] < saved["epoch"]:
-            self._enter(saved["report"])
-        return saved
+        events = [asdict(event) for event in report.events]
+        return {"kind": "epoch", "time": now(), "epoch": report.epoch, "metrics": report.metrics(), "events": events}
 
-    def _enter(self, report: Entry) -> None:
-        """`best.pt` if the epoch in `last.pt` is the best so far, then the epoch's entry."""
-        metrics = report["metrics"]
-        best = max((entry["metrics"]["robust_accuracy"] for entry in self.entries("epoch")), default=-1.0)
-        if metrics["robust_accuracy"] > best:
-            _replace(self.directory / "best.pt", lambda path: shutil.copyfile(self.directory / "last.pt", path))
-        self.append("epoch", epoch=int(metrics["epoch"]), **report)
+    def best(self, news: Entry) -> bool:
+        """Whether an epoch that is not in the log yet is more robust than all that are."""
+        robust = [entry["metrics"]["robust_accuracy"] for entry in self.entries("epoch")]
+        return news["metrics"]["robust_accuracy"] > max(robust, default=-1.0)
+
+    def snapshot(self, state: dict[str, Any], news: Entry | None = None) -> dict[str, Any]:
+        """A checkpoint's content: the training's `state`, whose it is, and the epochs so far."""
+        epochs = [*self.entries("epoch"), *([] if news is None else [news])]
+        return {"recipe": json.dumps(self.about["recipe"]), "epochs": json.dumps(epochs), **state}
+
+    def path(self, which: Checkpoint) -> Path:
+        return self.directory / f"{which}.pt"
 
     def checkpoint(self, which: Checkpoint) -> dict[str, Any]:
         """A checkpoint's content, on the CPU. Raises `UserError` if it is not there, damaged or of another recipe."""
-        path = self.directory / f"{which}.pt"
+        path = self.path(which)
         if not path.exists():
             raise UserError(f"{self.directory} has no checkpoint {path.name}: the run has not finished an epoch")
-        try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-            recipe = saved["recipe"]
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is not a checkpoint of quench, or damaged ({one_line(error)})") from None
-        if json.loads(recipe) != self.about["recipe"]:
+        saved = checkpoint.read(path)
+        if json.loads(saved["recipe"]) != self.about["recipe"]:
             raise UserError(f"{path} belongs to another recipe than {self.directory / 'recipe.json'}")
         return saved
+
+    def checkpoints(self) -> dict[Checkpoint, dict[str, Any]]:
+        """Those that there are. Raises `UserError` as `checkpoint` does, and says what can be done about it."""
+        found: dict[Checkpoint, dict[str, Any]] = {}
+        for which in CHECKPOINTS:
+            try:
+                if self.path(which).exists():
+                    found[which] = self.checkpoint(which)
+            except UserError as error:
+                again = "begin the run again" if which == "last" else "go on without it"
+                best = self.path("best")
+                instead = f", or put {best} in its place" if which == "last" and best.exists() else ""
+                raise UserError(f"{error}; remove it to {again}{instead}") from None
+        return found
+
+    def mend(self, saved: dict[Checkpoint, dict[str, Any]]) -> None:
+        """Make good what a crash may have cut off behind a checkpoint: the best of the two, and the epoch's entry."""
+        for which, content in saved.items():
+            known = {entry["epoch"] for entry in self.entries("epoch")}
+            for entry in json.loads(content.get("epochs", "[]")):  # earlier versions did not keep them
+                if entry["epoch"] in known:
+                    continue
+                if which == "last" and self.best(entry) and entry["epoch"] == content["epoch"]:
+                    durable.write(self.path("best"), self.path("last").read_bytes(), self.hold)
+                self.append(**entry)
+
+    @property
+    def progress(self) -> int:
+        """Grows with every checkpoint and verdict: when the latest of them was written."""
+        found = [*self.directory.glob("*.pt"), *self.directory.glob("verdicts/*.jsonl")]
+        return max((path.stat().st_mtime_ns for path in found), default=0)
 
 
 def provenance() -> dict[str, Any]:
@@ -172,25 +206,6 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-def write_json(path: Path, content: object) -> None:
-    """Whole or not at all."""
-    _replace(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def now() -> int:

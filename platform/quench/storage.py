@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quench.durable import write_json
 from quench.errors import InvalidValue, nearest
-from quench.record import Record, now, provenance, write_json
+from quench.record import Record, now, provenance
 from quench.sweep import Trial
 
 

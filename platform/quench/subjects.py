@@ -17,8 +17,9 @@ from torch import nn
 from quench import trial
 from quench.config import encode
 from quench.datasets import Dataset, Split
+from quench.durable import write_json
 from quench.errors import InvalidValue, UserError, one_line, require
-from quench.record import Checkpoint, Record, write_json
+from quench.record import Checkpoint, Record
 from quench.threat_model import ThreatModel
 from quench.verdicts import digest
 

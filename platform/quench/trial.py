@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from quench.catalogue import name_of
+from quench.checkpoint import Writer
 from quench.datasets import Data
+from quench.errors import UserError, one_line
 from quench.evaluation import Examination
 from quench.evaluation.reliability import Flag
 from quench.journal import Entry
 from quench.protocol import conclude
 from quench.ranks import Ranks
-from quench.record import Checkpoint, Record
+from quench.record import CHECKPOINTS, Checkpoint, Record, Status
 from quench.training.loop import EpochReport, fit
 from quench.training.overfitting import CatastrophicOverfitting
 from quench.training.recipe import Recipe
@@ -25,32 +29,24 @@ from quench.training.state import TrainState
 from quench.verdicts import Verdicts, summary
 
 
-def run(record: Record, device: torch.device) -> Iterator[EpochReport]:
+def run(record: Record, device: torch.device, ahead: bool = False) -> Iterator[EpochReport]:
     """Train until the recipe's budget is spent and judge the result on the test images.
 
-    Every rank calls this; rank 0 writes the record. An epoch's report is yielded once it is on
-    disk. A run that diverges ends as failed, one that its guard gives up, or that ends collapsed, as
-    catastrophic_overfitting; any other exception is recorded and raised.
+    Every rank calls this; rank 0 writes the record. An epoch's report is yielded once it is on disk, with its
+    checkpoint; or, to train `ahead`, while they are being written. A run that diverges ends as failed, one that its
+    guard gives up, or that ends collapsed, as catastrophic_overfitting; any other exception is recorded, if that can
+    be, and raised.
     """
     ranks, recipe = Ranks.current(), record.recipe
     write = ranks.rank == 0
     try:
         data = recipe.data.load(recipe.validation)
         state = TrainState.initial(recipe, data.spec(), device)
-        saved = record.resume() if write else _saved(record)
-        if saved is not None:
-            state.load_state_dict(saved)
-        if write:
-            record.append("status", status="running", epoch=state.epoch, machine=machine(device), workers=ranks.size)
-        status, reason, which = "finished", "", recipe.keep
-        try:
-            for report in fit(state, recipe, data, ranks):
-                if write:
-                    record.report(report, state.state_dict())
-                yield report
-        except CatastrophicOverfitting as error:
-            status, reason = "catastrophic_overfitting", str(error)
-            which = "last" if recipe.guard.action == "record" else "best"  # a guard that ends a run saves what was good
+        record = _take_up(record, state, ranks)
+        status, reason = yield from _train(record, state, data, ranks, ahead)
+        # A guard that ends a run saves what was good.
+        lost = status == "catastrophic_overfitting"
+        which = recipe.keep if not lost else "last" if recipe.guard.action == "record" else "best"
         ranks.wait()  # until the best checkpoint is on disk
         if which == "best":
             state.load_state_dict(record.checkpoint("best"))
@@ -66,15 +62,67 @@ def run(record: Record, device: torch.device) -> Iterator[EpochReport]:
         raise
     except BaseException as error:
         if write:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            reason = "" if interrupted else f"{type(error).__name__}: {error}"
-            record.append("status", status="interrupted" if interrupted else "failed", reason=reason)
+            status, reason = "failed", str(error) if isinstance(error, UserError) else one_line(error)
+            if isinstance(error, KeyboardInterrupt):
+                status, reason = "interrupted", ""
+            with suppress(UserError):  # the disk is full, or the run is another's by now
+                record.append("status", status=status, reason=reason)
         if not isinstance(error, FloatingPointError):
             raise
 
 
-def _saved(record: Record) -> dict[str, Any] | None:
-    return record.checkpoint("last") if (record.directory / "last.pt").exists() else None
+def _take_up(record: Record, state: TrainState, ranks: Ranks) -> Record:
+    """Bring `state` to where the run stands, the same on all ranks; the record, in the hands of this attempt."""
+    if ranks.rank == 0:
+        saved = record.checkpoints()
+        if "last" in saved:
+            state.load_state_dict(saved["last"])
+        stands = {"epoch": state.epoch, "updates": state.updates, "train_seconds": state.train_seconds}
+        record = record.begin(**stands, machine=machine(state.device), workers=ranks.size)
+        record.mend(saved)
+    ranks.wait()  # from here on earlier attempts write no more
+    if ranks.rank > 0:
+        if record.path("last").exists():
+            state.load_state_dict(record.checkpoint("last"))
+        if state.updates != record.entries("status")[-1]["updates"]:
+            raise RuntimeError(f"{record.directory} changed while the workers were reading it")
+    return record
+
+
+def _train(
+    record: Record, state: TrainState, data: Data, ranks: Ranks, ahead: bool
+) -> Generator[EpochReport, None, tuple[Status, str]]:
+    """The reports of `fit`, and on rank 0 the checkpoints that are due; returns how it ended, and why.
+
+    An epoch is entered after the checkpoints that hold it, which hold its entry: a crash between any two writes
+    costs no epoch, and after it none is entered twice.
+    """
+    write, recipe = ranks.rank == 0, record.recipe
+    with Writer(record.hold) as writer:
+
+        def keep(report: EpochReport | None = None, due: bool = True) -> None:
+            if not write:
+                return
+            writer.wait()
+            news = None if report is None else record.news(report)
+            wanted = {"last": due, "best": news is not None and record.best(news)}
+            places = [record.path(which) for which in CHECKPOINTS if wanted[which]]
+            enter = None if news is None else partial(record.append, **news)
+            writer(record.snapshot(state.state_dict(), news), places, enter)
+
+        due, status, reason = True, "finished", ""
+        try:
+            for report in fit(state, recipe, data, ranks, save=keep):
+                due = state.epoch % recipe.checkpoints.epochs == 0
+                keep(report, due)
+                if not ahead:
+                    writer.wait()
+                yield report
+        except CatastrophicOverfitting as error:
+            status, reason = "catastrophic_overfitting", str(error)
+        if not due:
+            keep()
+    return status, reason
 
 
 def restore(record: Record, which: Checkpoint, device: torch.device) -> tuple[TrainState, Data]:

@@ -2,28 +2,55 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import ray.train
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.callback import UserCallback
 
 from quench import trial
+from quench.errors import Superseded
 from quench.record import Record
 
+SECONDS_BETWEEN_SIZES = 60.0
+"""how often an elastic run looks whether it could have more workers"""
 
-def train_data_parallel(record: Record, gpu: bool, callbacks: Sequence[UserCallback] = ()) -> None:
-    """Carry out `record` on as many workers as its recipe says; the cluster must have them.
 
-    The record's folder must be visible to all workers. After a worker's death all of them go on
-    from the record's last checkpoint.
+def train_data_parallel(
+    record: Record, gpu: bool, timeout: float, ahead: bool = True, callbacks: Sequence[UserCallback] = ()
+) -> None:
+    """Carry out `record` on as many workers as its recipe says; waits until the cluster has them.
+
+    The record's folder must be visible to all workers. When one dies, or for `timeout` seconds neither answers
+    nor comes to where the others wait for it, all of them are started anew and go on from the last checkpoint.
+    Raises what went wrong once three attempts in a row have brought no checkpoint. `ahead` as in `trial.run`.
     """
-    TorchTrainer(
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(timeout)
+    while True:
+        before = record.progress
+        try:
+            _trainer(record, gpu, timeout, ahead, callbacks).fit()
+            return
+        except Exception:  # two more attempts were Ray Train's
+            if record.progress == before:
+                raise
+
+
+def _trainer(record: Record, gpu: bool, timeout: float, ahead: bool, callbacks: Sequence[UserCallback]) -> TorchTrainer:
+    most, fewest = record.recipe.workers, record.recipe.min_workers
+    return TorchTrainer(
         _worker,
-        train_loop_config={"record": str(record.directory)},
-        scaling_config=ray.train.ScalingConfig(num_workers=record.recipe.workers, use_gpu=gpu),
+        train_loop_config={"record": str(record.directory), "ahead": ahead},
+        torch_config=TorchConfig(timeout_s=timeout),  # pyright: ignore[reportArgumentType] - of a timedelta
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=(fewest, most) if fewest else most,
+            use_gpu=gpu,
+            elastic_resize_monitor_interval_s=SECONDS_BETWEEN_SIZES,
+        ),
         run_config=ray.train.RunConfig(
             name=f"attempt-{len(record.entries('status'))}",  # Ray must not go on from a state of its own
             storage_path=str(record.directory / "ray"),
@@ -31,10 +58,11 @@ def train_data_parallel(record: Record, gpu: bool, callbacks: Sequence[UserCallb
             failure_config=ray.train.FailureConfig(max_failures=2),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
-    ).fit()
+    )
 
 
 def _worker(config: dict[str, Any]) -> None:
     """On each worker, inside the process group that Ray Train has made."""
-    for report in trial.run(Record(Path(config["record"])), get_device()):
-        ray.train.report(report.metrics())
+    with suppress(Superseded):  # to be tried again would be to take the run back
+        for report in trial.run(Record(Path(config["record"])), get_device(), config["ahead"]):
+            ray.train.report(report.metrics())

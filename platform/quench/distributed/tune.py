@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from quench import trial
 from quench.distributed.cluster import Cluster
 from quench.distributed.train import train_data_parallel
+from quench.errors import Superseded
 from quench.record import Record
 from quench.training.budgets import Budget
 
@@ -27,23 +29,37 @@ def sweep(
     state: Path,
     scheduler: Literal["fifo", "asha"] = "fifo",
     concurrent: int | None = None,
+    timeout: float = 600.0,
 ) -> None:
     """Carry out every record on the cluster; unless interrupted, each then says how it ended.
 
     Records of one worker run first, in actors that are used again; then those of more, as many at
-    a time as there is room for. A trial that dies is tried again, twice, from its last checkpoint.
-    `state` is a folder for what Tune itself keeps.
+    a time as there is room for. A trial that dies goes on from its last checkpoint, until three attempts
+    in a row have brought none. `state` is a folder for what Tune itself keeps; `timeout` is that of
+    `train_data_parallel`.
     """
 
     def workers(record: Record) -> int:
         return record.recipe.workers
 
     for count, group in groupby(sorted(records, key=workers), key=workers):
-        _tuner(list(group), ray, state, scheduler, concurrent, count).fit()
+        todo = list(group)
+        while todo:
+            before, outcome = {record: record.progress for record in todo}, _Outcome()
+            _tuner(todo, ray, state, scheduler, concurrent, count, timeout, outcome).fit()
+            # Two more attempts are Tune's; whoever has got on in them is given another three.
+            todo = [record for record in outcome.died if record.progress > before[record]]
 
 
 def _tuner(
-    records: list[Record], ray: Cluster, state: Path, scheduler: str, concurrent: int | None, workers: int
+    records: list[Record],
+    ray: Cluster,
+    state: Path,
+    scheduler: str,
+    concurrent: int | None,
+    workers: int,
+    timeout: float,
+    outcome: _Outcome,
 ) -> tune.Tuner:
     """One Tune experiment: records that need equal resources.
 
@@ -52,10 +68,16 @@ def _tuner(
     than fit, none might get all of its own.
     """
     gpu = ray.gives_gpus(workers)
+    config = {
+        "record": tune.grid_search([str(record.directory) for record in records]),
+        "gpu": gpu,
+        "timeout": timeout,
+        "ahead": scheduler == "fifo",  # who may be stopped at an epoch must have that on disk
+    }
     one: dict[str, float] = {"GPU": 1} if gpu else {"CPU": 1}
     return tune.Tuner(
         tune.with_resources(_trial, one if workers == 1 else ray.driver),
-        param_space={"record": tune.grid_search([str(record.directory) for record in records]), "gpu": gpu},
+        param_space=config,
         tune_config=tune.TuneConfig(
             # No metric: a trial that diverges at once, or had only to be judged, ends without any.
             scheduler=_AshaPerThreat() if scheduler == "asha" else FIFOScheduler(),
@@ -64,10 +86,10 @@ def _tuner(
             trial_dirname_creator=_folder,
         ),
         run_config=tune.RunConfig(
-            name=f"workers-{workers}",
+            name=f"{len(list(state.glob('*')))}-workers-{workers}",  # Tune must not go on from a state of its own
             storage_path=str(state),
             failure_config=tune.FailureConfig(max_failures=2),
-            callbacks=[_Outcome()],
+            callbacks=[outcome],
             verbose=0,
         ),
     )
@@ -77,10 +99,11 @@ def _trial(config: dict[str, Any]) -> None:
     """In a trial's actor."""
     record = Record(Path(config["record"]))
     if record.recipe.workers > 1:
-        train_data_parallel(record, config["gpu"], [TuneReportCallback()])
+        train_data_parallel(record, config["gpu"], config["timeout"], config["ahead"], [TuneReportCallback()])
         return
-    for report in trial.run(record, trial.best_device()):
-        tune.report(report.metrics())
+    with suppress(Superseded):
+        for report in trial.run(record, trial.best_device(), config["ahead"]):
+            tune.report(report.metrics())
 
 
 def _folder(tried: Trial) -> str:
@@ -94,11 +117,15 @@ def _record(tried: Trial) -> Record:
 class _Outcome(tune.Callback):
     """Writes down how a trial ended that could not do so itself: stopped by the scheduler, or dead."""
 
+    def __init__(self) -> None:
+        self.died: list[Record] = []
+
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         _record(trial).settle("stopped", "by the scheduler")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         lines = str(trial.get_error()).strip().splitlines()
+        self.died.append(_record(trial))
         _record(trial).settle("failed", lines[-1] if lines else "its process died; see the Ray logs")
 
 
