@@ -33,7 +33,7 @@ FAMILIES: dict[type[Plugin], set[str]] = {
         "standard",
         "trades",
     },
-    Model: {"preact_resnet", "small_cnn"},
+    Model: {"preact_resnet", "resnet", "small_cnn"},
     Schedule: {"one_cycle", "piecewise"},
 }
 
