@@ -50,9 +50,9 @@ def carry_out_run(arguments: Namespace, record: Record) -> int:
 
 
 def _train(record: Record, address: str) -> None:
-    """In this process, or on the workers that the recipe asks for. The record says how it ended."""
-    workers = record.recipe.workers
-    if workers == 1:
+    """In this process, or under Ray if the recipe asks for workers or streams. The record says how it ended."""
+    workers, streams = record.recipe.workers, record.recipe.data.streams
+    if workers == 1 and not streams:
         from quench import trial
 
         for _ in trial.run(record, trial.best_device()):
@@ -61,7 +61,9 @@ def _train(record: Record, address: str) -> None:
     from quench.distributed import cluster
     from quench.distributed.train import train_data_parallel
 
-    with cluster.connected(address, workers) as ray:
+    with cluster.connected(address, workers + streams) as ray:
+        if streams:
+            ray.must_spare_a_cpu(workers)
         try:
             train_data_parallel(record, ray.gives_gpus(workers))
         except SystemExit:  # so Ray Train ends the program when it is interrupted
@@ -78,7 +80,7 @@ def carry_out_sweep(arguments: Namespace, made: SweepRecord) -> int:
     table = LiveTable(made.records, console)
     tracker = tracker_of(arguments, about["experiment"], made)
     todo = [record for record in made.records if record.unfinished]
-    workers = max((record.recipe.workers for record in todo), default=1)
+    workers = max((record.recipe.workers + record.recipe.data.streams for record in todo), default=1)
     state = made.directory / "ray" / f"{len(list(made.directory.glob('ray/*')))}"
     status: Status = "finished"
     with table.shown(), following(made.records, {"the table": table, "MLflow": sink(tracker)}) as followers:

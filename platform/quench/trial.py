@@ -12,6 +12,7 @@ import torch
 
 from quench.catalogue import name_of
 from quench.datasets import Data
+from quench.datasets.streamed import decoded_here
 from quench.evaluation import Examination
 from quench.evaluation.reliability import Flag
 from quench.journal import Entry
@@ -22,15 +23,17 @@ from quench.training.loop import EpochReport, fit
 from quench.training.overfitting import CatastrophicOverfitting
 from quench.training.recipe import Recipe
 from quench.training.state import TrainState
+from quench.training.streaming import Decode, feed_of
 from quench.verdicts import Verdicts, summary
 
 
-def run(record: Record, device: torch.device) -> Iterator[EpochReport]:
+def run(record: Record, device: torch.device, decode: Decode = decoded_here) -> Iterator[EpochReport]:
     """Train until the recipe's budget is spent and judge the result on the test images.
 
     Every rank calls this; rank 0 writes the record. An epoch's report is yielded once it is on
-    disk. A run that diverges ends as failed, one that its guard gives up, or that ends collapsed, as
-    catastrophic_overfitting; any other exception is recorded and raised.
+    disk. Training images that stay in their files are decoded by `decode`. A run that diverges ends as
+    failed, one that its guard gives up, or that ends collapsed, as catastrophic_overfitting; any
+    other exception is recorded and raised.
     """
     ranks, recipe = Ranks.current(), record.recipe
     write = ranks.rank == 0
@@ -44,7 +47,7 @@ def run(record: Record, device: torch.device) -> Iterator[EpochReport]:
             record.append("status", status="running", epoch=state.epoch, machine=machine(device), workers=ranks.size)
         status, reason, which = "finished", "", recipe.keep
         try:
-            for report in fit(state, recipe, data, ranks):
+            for report in fit(state, recipe, data, ranks, feed=feed_of(data.train.to(device), recipe, decode)):
                 if write:
                     record.report(report, state.state_dict())
                 yield report

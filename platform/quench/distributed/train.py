@@ -11,6 +11,7 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.callback import UserCallback
 
 from quench import trial
+from quench.distributed.stream import decoded_by_ray
 from quench.record import Record
 
 
@@ -36,5 +37,5 @@ def train_data_parallel(record: Record, gpu: bool, callbacks: Sequence[UserCallb
 
 def _worker(config: dict[str, Any]) -> None:
     """On each worker, inside the process group that Ray Train has made."""
-    for report in trial.run(Record(Path(config["record"])), get_device()):
+    for report in trial.run(Record(Path(config["record"])), get_device(), decoded_by_ray):
         ray.train.report(report.metrics())

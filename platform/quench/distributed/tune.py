@@ -14,6 +14,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from quench import trial
 from quench.distributed.cluster import Cluster
+from quench.distributed.stream import decoded_by_ray
 from quench.distributed.train import train_data_parallel
 from quench.record import Record
 from quench.training.budgets import Budget
@@ -49,9 +50,14 @@ def _tuner(
 
     Tune queues trials of one worker until there is room, now or when the cluster has grown. A driver
     of several workers asks Tune for nothing but a little memory, and Ray Train asks for the workers:
-    with more drivers than fit, none might get all of its own.
+    with more drivers than fit, none might get all of its own. Where images are streamed a CPU stays free to decode
+    them: with none, everybody would wait.
     """
-    gpu = ray.gives_gpus(workers)
+    gpu, streams = ray.gives_gpus(workers), any(record.recipe.data.streams for record in records)
+    if streams:
+        ray.must_spare_a_cpu(workers)
+    room = ray.room(workers, spare=int(streams))
+    most = concurrent or (None if workers == 1 else room)
     one: dict[str, float] = {"GPU": 1} if gpu else {"CPU": 1}
     return tune.Tuner(
         tune.with_resources(_trial, one if workers == 1 else {"memory": 300e6}),
@@ -59,7 +65,7 @@ def _tuner(
         tune_config=tune.TuneConfig(
             # No metric: a trial that diverges at once, or had only to be judged, ends without any.
             scheduler=_AshaPerThreat() if scheduler == "asha" else FIFOScheduler(),
-            max_concurrent_trials=concurrent or (None if workers == 1 else ray.room(workers)),
+            max_concurrent_trials=min(most or room, room) if streams else most,
             reuse_actors=workers == 1,
             trial_dirname_creator=_folder,
         ),
@@ -79,7 +85,7 @@ def _trial(config: dict[str, Any]) -> None:
     if record.recipe.workers > 1:
         train_data_parallel(record, config["gpu"], [TuneReportCallback()])
         return
-    for report in trial.run(record, trial.best_device()):
+    for report in trial.run(record, trial.best_device(), decoded_by_ray):
         tune.report(report.metrics())
 
 
