@@ -34,7 +34,7 @@ FAMILIES: dict[type[Plugin], set[str]] = {
         "trades",
     },
     Model: {"preact_resnet", "resnet", "small_cnn"},
-    Schedule: {"one_cycle", "piecewise"},
+    Schedule: {"linear", "one_cycle", "piecewise"},
 }
 
 
