@@ -43,8 +43,8 @@ class Cluster:
         """Whether runs of so many workers get a GPU for each: on our own machine, only if there are enough."""
         return self.gpus >= (workers if self.ours else 1)
 
-    def room(self, workers: int, spare: int = 0) -> int:
-        """How many runs of so many workers fit at the same time, at least one; if on CPUs, with some to spare."""
+    def room(self, workers: int, spare: bool = False) -> int:
+        """How many runs of so many workers fit at the same time, at least one; on CPUs, with one to spare if asked."""
         return max((self.gpus if self.gives_gpus(workers) else self.cpus - spare) // workers, 1)
 
     def must_spare_a_cpu(self, workers: int) -> None:

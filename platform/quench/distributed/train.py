@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray.train
+import torch
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.callback import UserCallback
 
 from quench import trial
 from quench.distributed.stream import decoded_by_ray
+from quench.errors import UserError
+from quench.ranks import Ranks
 from quench.record import Record
+from quench.training.loop import EpochReport
 
 
 def train_data_parallel(record: Record, gpu: bool, callbacks: Sequence[UserCallback] = ()) -> None:
@@ -37,5 +41,15 @@ def train_data_parallel(record: Record, gpu: bool, callbacks: Sequence[UserCallb
 
 def _worker(config: dict[str, Any]) -> None:
     """On each worker, inside the process group that Ray Train has made."""
-    for report in trial.run(Record(Path(config["record"])), get_device(), decoded_by_ray):
+    for report in reports(Record(Path(config["record"])), get_device()):
         ray.train.report(report.metrics())
+
+
+def reports(record: Record, device: torch.device) -> Iterator[EpochReport]:
+    """`trial.run` with Ray's help. A worker that is alone does not fail by what trying again would not mend, such as a
+    file that is no image: the record says so."""
+    try:
+        yield from trial.run(record, device, decoded_by_ray)
+    except UserError:
+        if Ranks.current().size > 1:  # the others wait for this one
+            raise

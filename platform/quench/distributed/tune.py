@@ -14,8 +14,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from quench import trial
 from quench.distributed.cluster import Cluster
-from quench.distributed.stream import decoded_by_ray
-from quench.distributed.train import train_data_parallel
+from quench.distributed.train import reports, train_data_parallel
 from quench.record import Record
 from quench.training.budgets import Budget
 
@@ -53,11 +52,12 @@ def _tuner(
     with more drivers than fit, none might get all of its own. Where images are streamed a CPU stays free to decode
     them: with none, everybody would wait.
     """
-    gpu, streams = ray.gives_gpus(workers), any(record.recipe.data.streams for record in records)
-    if streams:
+    gpu = ray.gives_gpus(workers)
+    spare = not gpu and any(record.recipe.data.streams for record in records)
+    if spare:
         ray.must_spare_a_cpu(workers)
-    room = ray.room(workers, spare=int(streams))
-    most = concurrent or (None if workers == 1 else room)
+    room = ray.room(workers, spare)
+    most = concurrent or (None if workers == 1 and not spare else room)
     one: dict[str, float] = {"GPU": 1} if gpu else {"CPU": 1}
     return tune.Tuner(
         tune.with_resources(_trial, one if workers == 1 else {"memory": 300e6}),
@@ -65,7 +65,7 @@ def _tuner(
         tune_config=tune.TuneConfig(
             # No metric: a trial that diverges at once, or had only to be judged, ends without any.
             scheduler=_AshaPerThreat() if scheduler == "asha" else FIFOScheduler(),
-            max_concurrent_trials=min(most or room, room) if streams else most,
+            max_concurrent_trials=min(most or room, room) if spare else most,
             reuse_actors=workers == 1,
             trial_dirname_creator=_folder,
         ),
@@ -85,7 +85,7 @@ def _trial(config: dict[str, Any]) -> None:
     if record.recipe.workers > 1:
         train_data_parallel(record, config["gpu"], [TuneReportCallback()])
         return
-    for report in trial.run(record, trial.best_device(), decoded_by_ray):
+    for report in reports(record, trial.best_device()):
         tune.report(report.metrics())
 
 
