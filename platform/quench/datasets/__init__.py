@@ -96,7 +96,7 @@ class ImageSpec:
     std: tuple[float, ...]
 
 
-STATISTICS = 512
+STATISTICS = 256
 """images that channel statistics are taken of where not all are in memory"""
 
 

@@ -49,6 +49,6 @@ def _decoded(batch: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:
 def _cause(error: BaseException) -> BaseException:
     """The user's mistake that a task met with, if that is what it was."""
     cause = getattr(error, "cause", None) or error.__cause__
-    if isinstance(cause, UserError) or cause is None:
-        return cause or error
-    return _cause(cause)
+    if isinstance(cause, UserError):
+        return UserError(str(cause).splitlines()[0])  # the rest is Ray's advice on trying again
+    return error if cause is None else _cause(cause)
