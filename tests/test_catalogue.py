@@ -13,7 +13,7 @@ from quench.training.schedules import Schedule
 
 FAMILIES: dict[type[Plugin], set[str]] = {
     Attack: {"apgd", "autoattack", "fab", "pgd", "pyautoattack", "square"},
-    Dataset: {"cifar", "digits", "image_folder"},
+    Dataset: {"cifar", "digits", "image_folder", "parquet", "restricted_imagenet"},
     Geometry: {"l1", "l2", "linf"},
     Budget: {"epochs", "seconds"},
     Method: {
@@ -33,8 +33,8 @@ FAMILIES: dict[type[Plugin], set[str]] = {
         "standard",
         "trades",
     },
-    Model: {"preact_resnet", "small_cnn"},
-    Schedule: {"one_cycle", "piecewise"},
+    Model: {"preact_resnet", "resnet", "small_cnn"},
+    Schedule: {"linear", "one_cycle", "piecewise"},
 }
 
 

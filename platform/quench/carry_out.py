@@ -53,10 +53,10 @@ def carry_out_run(arguments: Namespace, record: Record) -> int:
 
 
 def _train(record: Record, arguments: Namespace) -> None:
-    """In this process, or on the workers that the recipe asks for. The record says how it ended."""
-    workers = record.recipe.workers
+    """In this process, or under Ray if the recipe asks for workers or streams. The record says how it ended."""
+    workers, streams = record.recipe.workers, record.recipe.data.streams
     record.checkpoints()  # refused, if it must be, before any worker starts
-    if workers == 1:
+    if workers == 1 and not streams:
         from quench import trial
 
         for _ in trial.run(record, trial.best_device(), ahead=True):
@@ -65,7 +65,9 @@ def _train(record: Record, arguments: Namespace) -> None:
     from quench.distributed import cluster
     from quench.distributed.train import train_data_parallel
 
-    with cluster.connected(arguments.address, workers, record.directory.parent) as ray:
+    with cluster.connected(arguments.address, workers + streams, record.directory.parent) as ray:
+        if streams:
+            ray.must_spare_a_cpu(workers)
         try:
             train_data_parallel(record, ray.gives_gpus(workers), arguments.worker_timeout)
         except SystemExit:  # so Ray Train ends the program when it is interrupted
@@ -82,7 +84,7 @@ def carry_out_sweep(arguments: Namespace, made: SweepRecord) -> int:
     table = LiveTable(made.records, console)
     tracker = tracker_of(arguments, about["experiment"], made)
     todo = [record for record in made.records if record.unfinished]
-    workers = max((record.recipe.workers for record in todo), default=1)
+    workers = max((record.recipe.workers + record.recipe.data.streams for record in todo), default=1)
     state = made.directory / "ray" / f"{len(list(made.directory.glob('ray/*')))}"
     status: Status = "finished"
     sinks = {"the table": table, "MLflow": sink(tracker)}

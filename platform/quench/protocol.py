@@ -15,7 +15,7 @@ from quench.attacks.pgd import PGD
 from quench.attacks.square import Square
 from quench.catalogue import name_of
 from quench.config import decode
-from quench.datasets import Dataset, Split
+from quench.datasets import Dataset, Examples
 from quench.durable import write_json
 from quench.evaluation import RobustnessReport, evaluating
 from quench.evaluation.intervals import Share
@@ -28,7 +28,7 @@ BLACK_BOX = Square(queries=1000)
 
 
 def conclude(
-    name: str, verdicts: Verdicts, model: nn.Module, test: Split, batch_size: int, most: int = 128
+    name: str, verdicts: Verdicts, model: nn.Module, test: Examples, batch_size: int, most: int = 128
 ) -> tuple[Flag, ...]:
     """Write the result beside the verdicts, and return the reasons not to trust it.
 

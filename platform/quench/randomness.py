@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Generator
 
-ORDER, PERTURBATION, AUGMENTATION, JUDGEMENT = range(4)
+ORDER, PERTURBATION, AUGMENTATION, JUDGEMENT, CROP = range(5)
 """independent streams of random numbers within one seed"""
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from quench import trial
 from quench.config import encode
-from quench.datasets import Dataset, Split
+from quench.datasets import Dataset, Examples
 from quench.durable import write_json
 from quench.errors import InvalidValue, UserError, one_line, require
 from quench.record import Checkpoint, Record
@@ -28,7 +28,7 @@ class Loaded(NamedTuple):
     """On its device: pixels in [0, 1] -> logits, and the images to judge it by."""
 
     model: nn.Module
-    test: Split
+    test: Examples
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import torch
 from quench.catalogue import name_of
 from quench.checkpoint import Writer
 from quench.datasets import Data
+from quench.datasets.streamed import decoded_here
 from quench.errors import UserError, one_line
 from quench.evaluation import Examination
 from quench.evaluation.reliability import Flag
@@ -22,20 +23,24 @@ from quench.journal import Entry
 from quench.protocol import conclude
 from quench.ranks import Ranks
 from quench.record import CHECKPOINTS, Checkpoint, Record, Status
+from quench.training.batches import Feed
 from quench.training.loop import EpochReport, fit
 from quench.training.overfitting import CatastrophicOverfitting
 from quench.training.recipe import Recipe
 from quench.training.state import TrainState
+from quench.training.streaming import Decode, feed_of
 from quench.verdicts import Verdicts, summary
 
 
-def run(record: Record, device: torch.device, ahead: bool = False) -> Iterator[EpochReport]:
+def run(
+    record: Record, device: torch.device, ahead: bool = False, decode: Decode = decoded_here
+) -> Iterator[EpochReport]:
     """Train until the recipe's budget is spent and judge the result on the test images.
 
     Every rank calls this; rank 0 writes the record. An epoch's report is yielded once it is on disk, with its
-    checkpoint; or, to train `ahead`, while they are being written. A run that diverges ends as failed, one that its
-    guard gives up, or that ends collapsed, as catastrophic_overfitting; any other exception is recorded, if that can
-    be, and raised.
+    checkpoint; or, to train `ahead`, while they are being written. Training images that stay in their files are decoded
+    by `decode`. A run that diverges ends as failed, one that its guard gives up, or that ends collapsed, as
+    catastrophic_overfitting; any other exception is recorded, if that can be, and raised.
     """
     ranks, recipe = Ranks.current(), record.recipe
     write = ranks.rank == 0
@@ -43,7 +48,8 @@ def run(record: Record, device: torch.device, ahead: bool = False) -> Iterator[E
         data = recipe.data.load(recipe.validation)
         state = TrainState.initial(recipe, data.spec(), device)
         record = _take_up(record, state, ranks)
-        status, reason = yield from _train(record, state, data, ranks, ahead)
+        feed = feed_of(data.train.to(device), recipe, decode)
+        status, reason = yield from _train(record, state, data, ranks, ahead, feed)
         # A guard that ends a run saves what was good.
         lost = status == "catastrophic_overfitting"
         which = recipe.keep if not lost else "last" if recipe.guard.action == "record" else "best"
@@ -90,7 +96,7 @@ def _take_up(record: Record, state: TrainState, ranks: Ranks) -> Record:
 
 
 def _train(
-    record: Record, state: TrainState, data: Data, ranks: Ranks, ahead: bool
+    record: Record, state: TrainState, data: Data, ranks: Ranks, ahead: bool, feed: Feed
 ) -> Generator[EpochReport, None, tuple[Status, str]]:
     """The reports of `fit`, and on rank 0 the checkpoints that are due; returns how it ended, and why.
 
@@ -112,7 +118,7 @@ def _train(
 
         due, status, reason = True, "finished", ""
         try:
-            for report in fit(state, recipe, data, ranks, save=keep):
+            for report in fit(state, recipe, data, ranks, feed=feed, save=keep):
                 due = state.epoch % recipe.checkpoints.epochs == 0
                 keep(report, due)
                 if not ahead:

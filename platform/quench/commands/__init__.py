@@ -99,8 +99,8 @@ def _check(recipes: Iterable[Recipe]) -> None:
     for recipe in recipes:
         source = recipe.data, recipe.validation
         if source not in loaded:
-            images = recipe.data.load(recipe.validation).train.images
-            loaded[source] = len(images), min(images.shape[2:])
+            train = recipe.data.load(recipe.validation).train
+            loaded[source] = len(train), min(train.shape[1:])
         count, side = loaded[source]
         allowed = f"must be at most the {count} training images"
         require(recipe.batch_size <= count, "batch_size", recipe.batch_size, allowed)

@@ -1,12 +1,12 @@
-"""Labelled images as one uint8 array a split: small enough to stay on the device that trains on them."""
+"""Labelled images: in memory as one uint8 array a split, or decoded from files as they are asked for."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from quench.catalogue import Plugin
 from quench.errors import require
@@ -28,24 +28,59 @@ class Batch:
         return Batch(self.x[which], self.y[which], self.index[which])
 
 
+class Examples(ABC):
+    """Labelled images, on or for one device. Any number of them can be had as a batch."""
+
+    labels: Tensor
+    """(N,) int64, on the device"""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of each image"""
+
+    @abstractmethod
+    def take(self, index: Tensor) -> Examples:
+        """The examples at `index` `(n,)`, as a split of their own."""
+
+    @abstractmethod
+    def shuffled(self, rng: Generator) -> Tensor:
+        """All places `(N,)` in a random order, on the CPU, as `rng` is."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> Examples:
+        """The same examples, for another device."""
+
+    @abstractmethod
+    def batch(self, index: Tensor) -> Batch:
+        """The examples at `index` `(n,)`, as pixels in [0, 1]."""
+
+
 @dataclass(frozen=True)
-class Split:
-    """Images `(N, C, H, W)` uint8 and labels `(N,)` int64."""
+class Split(Examples):
+    """Examples in memory: images `(N, C, H, W)` uint8 and labels `(N,)` int64."""
 
     images: Tensor
     labels: Tensor
 
-    def __len__(self) -> int:
-        return len(self.images)
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        _, channels, height, width = self.images.shape
+        return channels, height, width
 
     def take(self, index: Tensor) -> Split:
         return Split(self.images[index], self.labels[index])
+
+    def shuffled(self, rng: Generator) -> Tensor:
+        return torch.randperm(len(self), generator=rng)
 
     def to(self, device: torch.device) -> Split:
         return Split(self.images.to(device), self.labels.to(device))
 
     def batch(self, index: Tensor) -> Batch:
-        """The examples at `index`, as pixels in [0, 1]."""
         return Batch(self.images[index].float().div_(255), self.labels[index], index)
 
 
@@ -61,38 +96,52 @@ class ImageSpec:
     std: tuple[float, ...]
 
 
+STATISTICS = 256
+"""images that channel statistics are taken of where not all are in memory"""
+
+
 @dataclass(frozen=True)
 class Data:
     """A loaded dataset: what is trained on, what is watched while training, what is judged in the end."""
 
-    train: Split
-    validation: Split
-    test: Split
+    train: Examples
+    validation: Examples
+    test: Examples
     classes: tuple[str, ...]
 
     def spec(self) -> ImageSpec:
-        channels = self.train.images.shape[1]
+        """Shape, classes and channel statistics of the training images: of all that are in memory, else of
+        the first `STATISTICS` of `train`, whose order is random and always the same."""
+        images = self.train.images if isinstance(self.train, Split) else self._sample()
         # Counting values is exact, and needs no float copy of the images.
         pixels = torch.arange(256, dtype=torch.float64) / 255
         mean, std = [], []
-        for c in range(channels):
-            weight = torch.bincount(self.train.images[:, c].flatten(), minlength=256).double()
+        for c in range(images.shape[1]):
+            weight = torch.bincount(images[:, c].flatten(), minlength=256).double()
             m = (pixels * weight).sum() / weight.sum()
             mean.append(float(m))
             std.append(max(float(((pixels - m).square() * weight).sum().div(weight.sum()).sqrt()), 1e-3))
-        _, *shape = self.train.images.shape
-        return ImageSpec((shape[0], shape[1], shape[2]), len(self.classes), tuple(mean), tuple(std))
+        return ImageSpec(self.train.shape, len(self.classes), tuple(mean), tuple(std))
+
+    def _sample(self) -> Tensor:
+        few = self.train.batch(torch.arange(min(STATISTICS, len(self.train))))
+        return few.x.mul(255).round().to(torch.uint8)
 
 
 class Dataset(Plugin):
     """Where images come from; a frozen dataclass whose fields say which ones."""
 
     @abstractmethod
-    def splits(self) -> tuple[Split, Split, tuple[str, ...]]:
+    def splits(self) -> tuple[Examples, Examples, tuple[str, ...]]:
         """The training images, the test images and the names of the classes.
 
         Raises `UserError` if they cannot be had or are not what they should be.
         """
+
+    @property
+    def streams(self) -> bool:
+        """Whether images stay in their files, to be decoded by other processes while training."""
+        return False
 
     def load(self, validation: int) -> Data:
         """The splits, with `validation` images held out of training, always the same ones.
@@ -102,5 +151,5 @@ class Dataset(Plugin):
         """
         train, test, classes = self.splits()
         require(0 < validation < len(train), "validation", validation, f"must be from 1 to {len(train) - 1}")
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(2007_03832))
+        order = train.shuffled(torch.Generator().manual_seed(2007_03832))
         return Data(train.take(order[validation:]), train.take(order[:validation]), test, classes)

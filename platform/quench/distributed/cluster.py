@@ -53,9 +53,17 @@ class Cluster:
         """Whether runs of so many workers get a GPU for each: on our own machine, only if there are enough."""
         return self.gpus >= (workers if self.ours else 1)
 
-    def room(self, workers: int) -> int:
-        """How many runs of so many workers fit at the same time, at least one."""
-        return max((self.gpus if self.gives_gpus(workers) else self.cpus) // workers, 1)
+    def room(self, workers: int, spare: bool = False) -> int:
+        """How many runs of so many workers fit at the same time, at least one; on CPUs, with one to spare if asked."""
+        return max((self.gpus if self.gives_gpus(workers) else self.cpus - spare) // workers, 1)
+
+    def must_spare_a_cpu(self, workers: int) -> None:
+        """Raise `UserError` if a run of so many workers takes every CPU. One that it does not fit yet has to grow."""
+        if not self.gives_gpus(workers) and self.cpus == workers:
+            raise UserError(
+                f"workers = {workers}: the cluster has {self.cpus} CPUs, and streamed images are decoded on one more; "
+                f"nearest: workers = {max(workers - 1, 1)}"
+            )
 
 
 @contextmanager

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray.train
+import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.callback import UserCallback
 
 from quench import trial
-from quench.errors import Superseded
+from quench.distributed.stream import decoded_by_ray
+from quench.errors import NotWritten, Superseded, UserError
+from quench.ranks import Ranks
 from quench.record import Record
+from quench.training.loop import EpochReport
 
 SECONDS_BETWEEN_SIZES = 60.0
 """how often an elastic run looks whether it could have more workers"""
@@ -63,6 +66,16 @@ def _trainer(record: Record, gpu: bool, timeout: float, ahead: bool, callbacks: 
 
 def _worker(config: dict[str, Any]) -> None:
     """On each worker, inside the process group that Ray Train has made."""
-    with suppress(Superseded):  # to be tried again would be to take the run back
-        for report in trial.run(Record(Path(config["record"])), get_device(), config["ahead"]):
-            ray.train.report(report.metrics())
+    for report in reports(Record(Path(config["record"])), get_device(), config["ahead"]):
+        ray.train.report(report.metrics())
+
+
+def reports(record: Record, device: torch.device, ahead: bool) -> Iterator[EpochReport]:
+    """`trial.run` with Ray's help. It ends without an error where to be tried again would mend nothing."""
+    try:
+        yield from trial.run(record, device, ahead, decoded_by_ray)
+    except Superseded:  # tried again, it would take the run back
+        pass
+    except UserError as error:  # such as a file that is no image: the record says so
+        if Ranks.current().size > 1 or isinstance(error, NotWritten):  # the others wait for this one; it could not
+            raise

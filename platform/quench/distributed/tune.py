@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +14,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from quench import trial
 from quench.distributed.cluster import Cluster
-from quench.distributed.train import train_data_parallel
-from quench.errors import Superseded
+from quench.distributed.train import reports, train_data_parallel
 from quench.record import Record
 from quench.training.budgets import Budget
 
@@ -65,7 +63,8 @@ def _tuner(
 
     Tune queues trials of one worker until there is room, now or when the cluster has grown. A driver
     of several workers asks Tune for no CPU, and Ray Train asks for the workers: with more drivers
-    than fit, none might get all of its own.
+    than fit, none might get all of its own. Where images are streamed a CPU stays free to decode
+    them: with none, everybody would wait.
     """
     gpu = ray.gives_gpus(workers)
     config = {
@@ -74,6 +73,11 @@ def _tuner(
         "timeout": timeout,
         "ahead": scheduler == "fifo",  # who may be stopped at an epoch must have that on disk
     }
+    spare = not gpu and any(record.recipe.data.streams for record in records)
+    if spare:
+        ray.must_spare_a_cpu(workers)
+    room = ray.room(workers, spare)
+    most = concurrent or (None if workers == 1 and not spare else room)
     one: dict[str, float] = {"GPU": 1} if gpu else {"CPU": 1}
     return tune.Tuner(
         tune.with_resources(_trial, one if workers == 1 else ray.driver),
@@ -81,7 +85,7 @@ def _tuner(
         tune_config=tune.TuneConfig(
             # No metric: a trial that diverges at once, or had only to be judged, ends without any.
             scheduler=_AshaPerThreat() if scheduler == "asha" else FIFOScheduler(),
-            max_concurrent_trials=concurrent or (None if workers == 1 else ray.room(workers)),
+            max_concurrent_trials=min(most or room, room) if spare else most,
             reuse_actors=workers == 1,
             trial_dirname_creator=_folder,
         ),
@@ -101,9 +105,8 @@ def _trial(config: dict[str, Any]) -> None:
     if record.recipe.workers > 1:
         train_data_parallel(record, config["gpu"], config["timeout"], config["ahead"], [TuneReportCallback()])
         return
-    with suppress(Superseded):
-        for report in trial.run(record, trial.best_device(), config["ahead"]):
-            tune.report(report.metrics())
+    for report in reports(record, trial.best_device(), config["ahead"]):
+        tune.report(report.metrics())
 
 
 def _folder(tried: Trial) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from quench.attacks import Attack, Precision, Victim
-from quench.datasets import Batch, Split
+from quench.datasets import Batch, Examples
 from quench.evaluation.intervals import Share, wilson
 from quench.ranks import Ranks
 from quench.threat_model import ThreatModel
@@ -95,7 +95,7 @@ class Examination:
     def part(
         self,
         model: nn.Module,
-        split: Split,
+        split: Examples,
         index: Tensor,
         ranks: Ranks = Ranks(),  # noqa: B008 - immutable
     ) -> Judged:
@@ -125,7 +125,7 @@ class Examination:
 
 def evaluate(
     model: nn.Module,
-    split: Split,
+    split: Examples,
     examination: Examination,
     ranks: Ranks = Ranks(),  # noqa: B008 - immutable
 ) -> RobustnessReport:

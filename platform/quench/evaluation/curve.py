@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quench.attacks import Attack, Victim
 from quench.catalogue import name_of
-from quench.datasets import Batch, Split
+from quench.datasets import Batch, Examples
 from quench.errors import require
 from quench.evaluation import CHUNK, RobustnessReport
 from quench.ranks import Ranks
@@ -19,7 +19,7 @@ from quench.threat_model import ThreatModel
 
 def curve(
     victim: Victim,
-    split: Split,
+    split: Examples,
     attack: Attack,
     threat: ThreatModel,
     epsilons: Sequence[float],

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from quench.attacks import Attack, Victim
 from quench.attacks.apgd import APGD
-from quench.datasets import Split
+from quench.datasets import Examples
 from quench.evaluation import probes
 from quench.evaluation.intervals import wilson
 from quench.randomness import JUDGEMENT, generator
@@ -34,7 +34,7 @@ class Flag(NamedTuple):
 
 def flags(
     victim: Victim,
-    split: Split,
+    split: Examples,
     threat: ThreatModel,
     standing: Tensor,
     white_box: Attack,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Generator, Tensor, nn
 
-from quench.datasets import Batch, Data, Split
+from quench.datasets import Batch, Data, Examples
 from quench.errors import not_negative, require
 from quench.evaluation import evaluating
 from quench.interpretation.alignment import cosine, etmann_alignment, gini, low_frequency_share, relative_distance
@@ -178,7 +178,7 @@ def _in_turn(labels: Tensor, order: Tensor, count: int) -> Tensor:
     return torch.tensor([index for _, _, index in sorted(ranked)[:count]])
 
 
-def _few_of_each(split: Split, rng: Generator) -> Tensor:
+def _few_of_each(split: Examples, rng: Generator) -> Tensor:
     """Positions of at most `_PER_CLASS` images of every class, drawn at random."""
     order = torch.randperm(len(split), generator=rng)
     labels = split.labels[order]

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from quench.datasets import Batch, Split
-from quench.randomness import AUGMENTATION, ORDER, generator
+from quench.datasets.streamed import crop_boxes
+from quench.randomness import AUGMENTATION, CROP, ORDER, generator
 from quench.ranks import Ranks
 from quench.training.recipe import Augmentation, Recipe
 
@@ -44,10 +45,23 @@ def epoch_batches(split: Split, recipe: Recipe, epoch: int, ranks: Ranks, skip: 
             continue
         start = number * stage.batch_size
         batch = augmented(split, order[start + share.start : start + share.stop], moves.take(share))
-        x = batch.x if stage.size is None else _resized(batch.x, stage.size)
-        if recipe.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        yield Batch(x.double() if recipe.precision == "float64" else x, batch.y, batch.index)
+        x = batch.x
+        if recipe.augmentation.crop:
+            x = _cropped(x, crop_draws(recipe, epoch, number)[share], recipe.augmentation.crop)
+        x = x if stage.size is None else _resized(x, stage.size)
+        yield finished(Batch(x, batch.y, batch.index), recipe)
+
+
+def finished(batch: Batch, recipe: Recipe) -> Batch:
+    """In the memory order and precision that the recipe trains in."""
+    x = batch.x.contiguous(memory_format=torch.channels_last) if recipe.channels_last else batch.x.contiguous()
+    return Batch(x.double() if recipe.precision == "float64" else x, batch.y, batch.index)
+
+
+def crop_draws(recipe: Recipe, epoch: int, number: int) -> Tensor:
+    """What decides the random crops of a batch, `(N, 4)` in [0, 1) on the CPU; see `crop_boxes`."""
+    cpu = torch.device("cpu")
+    return torch.rand(recipe.stage(epoch).batch_size, 4, generator=generator(cpu, recipe.seed, CROP, epoch, number))
 
 
 @dataclass(frozen=True)
@@ -99,6 +113,17 @@ def augmented(split: Split, index: Tensor, moves: Moves) -> Batch:
 def _reflect(position: Tensor, size: int) -> Tensor:
     """Positions outside [0, size) mirrored at the border, which is not repeated."""
     return (size - 1) - ((size - 1) - position.abs()).abs()
+
+
+def _cropped(x: Tensor, draws: Tensor, least: float) -> Tensor:
+    """Each image's box, drawn from `draws`, enlarged to the whole: bilinear."""
+    height, width = x.shape[2:]
+    left, top, right, bottom = torch.from_numpy(crop_boxes(draws.numpy(), least, width, height)).float().unbind(1)
+    none = torch.zeros_like(left)
+    across = torch.stack([(right - left) / width, none, (left + right) / width - 1], 1)
+    down = torch.stack([none, (bottom - top) / height, (top + bottom) / height - 1], 1)
+    grid = F.affine_grid(torch.stack([across, down], 1).to(x.device), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
 def _resized(x: Tensor, size: int) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from functools import partial
 
 import torch
 from torch import nn
@@ -14,11 +13,12 @@ from quench.attacks import Attack
 from quench.datasets import Data
 from quench.evaluation import Examination, RobustnessReport, evaluate
 from quench.ranks import Ranks
-from quench.training.batches import Feed, epoch_batches
+from quench.training.batches import Feed
 from quench.training.epoch import Training
 from quench.training.overfitting import FGSM, CatastrophicOverfitting, Event, Watch
 from quench.training.recipe import Recipe
 from quench.training.state import TrainState
+from quench.training.streaming import feed_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +79,11 @@ def fit(
 
     Between reports the caller may save the state, or stop. `save` is called, on all ranks, where the recipe has a
     checkpoint within an epoch: what `state.state_dict` gives then goes on from there. Batches come from `feed`, or
-    from `data` if that is on the device. Raises `FloatingPointError` when the loss is no
+    from `data`. Raises `FloatingPointError` when the loss is no
     longer finite, and after the last report `CatastrophicOverfitting` if the run is lost to that.
     """
     probe = data.validation.to(state.device)
-    feed = feed or partial(epoch_batches, data.train.to(state.device), recipe)
+    feed = feed or feed_of(data.train.to(state.device), recipe)
     model: nn.Module = state.model
     if recipe.compile:
         model = torch.compile(model)  # pyright: ignore[reportAssignmentType]

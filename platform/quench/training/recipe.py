@@ -53,9 +53,12 @@ class Augmentation:
     """reflect the border by so many pixels, then crop at random; 0 does not shift"""
     flip: bool = False
     """mirror every other image, left to right, at random"""
+    crop: float = 0.0
+    """enlarge a random part, of so much of the area at least; 0 takes the whole, 0.08 is customary on ImageNet"""
 
     def __post_init__(self) -> None:
         not_negative(self, "padding")
+        require(0 <= self.crop <= 1, "crop", self.crop, "must be from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
