@@ -134,6 +134,7 @@ def cluster() -> Iterator[Running]:
             patch.setenv(name, value)
         patch.setenv("PYTHONPATH", str(Path(package.__file__).parents[1]))
         testing = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+        testing["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = "200"  # 30 are few on a busy machine
         with session(*words, f"--temp-dir={folder}/ray", env=testing) as process:
             wait_for(process, "Ray runtime started")
             yield Running(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", f"ray://127.0.0.1:{client}", token)
