@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import torch
 from mlflow import MlflowClient
 
 from conftest import GULLIBLE, PROGRAM
+from processes import exit_code, fork
 from quench import trial
 from quench.analysis.runs import event_frame
 from quench.config import flatten, override
@@ -171,3 +174,12 @@ def test_a_single_run_has_no_parent(tmp_path: Path, recipe: Recipe) -> None:
     (run,) = MlflowClient(tracking_uri=default_uri(tmp_path)).search_runs(["1"])
     assert run.info.status == "RUNNING"
     assert "mlflow.parentRunId" not in run.data.tags
+
+
+def test_killed_while_the_database_is_made_it_leaves_none_that_mlflow_cannot_use(tmp_path: Path) -> None:
+    child = fork(lambda: Tracker(default_uri(tmp_path), tmp_path, "tiny"))
+    while not any(path.stat().st_size > 100_000 for path in tmp_path.rglob("mlflow.db")):
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    assert exit_code(child) == -signal.SIGKILL
+    assert not (tmp_path / "mlflow.db").exists()

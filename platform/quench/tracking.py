@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -62,6 +63,7 @@ class Tracker:
     """One MLflow experiment: the sweeps and runs of one experiment file."""
 
     def __init__(self, uri: str, storage: Path, experiment: str) -> None:
+        _make_database(uri)
         self._client = MlflowClient(tracking_uri=uri)
         found = self._client.get_experiment_by_name(experiment)
         # A server has its own artifact store; with a bare database it is a folder of ours.
@@ -155,6 +157,19 @@ class Tracker:
         if (record.directory / "best.pt").exists():
             self._client.log_artifact(run, str(record.directory / "best.pt"), "checkpoint")
         self._client.set_terminated(run, _STATUS[status], entry["time"])
+
+
+def _make_database(uri: str) -> None:
+    """Make a SQLite database that is not there yet, whole: one whose making is cut off MLflow could never use."""
+    kind, _, place = uri.partition(":///")
+    path = Path(place)
+    if kind != "sqlite" or "?" in place or path.exists():
+        return
+    with TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as folder:
+        aside = Path(folder) / path.name
+        MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
+        with suppress(FileExistsError):  # another was quicker
+            os.link(aside, path)
 
 
 def _metrics(entry: Entry) -> list[Metric]:
