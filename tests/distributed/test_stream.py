@@ -96,7 +96,7 @@ def test_restricted_imagenet_in_a_sweep(tmp_path: Path, imagenet: Path) -> None:
         for r in map(Record, (p.parent for p in (tmp_path / "runs").glob("*/*/recipe.json")))
     }  # type: ignore[attr-defined]
     assert records[broken].status == "failed"
-    reason = f"UserError: data.root: {bad} cannot be read as an image (cannot identify image file)"
+    reason = f"data.root: {bad} cannot be read as an image (cannot identify image file)"
     assert [entry.get("reason") for entry in records[broken].entries("status")] == [None, reason], (
         "and is not tried again"
     )
@@ -111,9 +111,13 @@ def test_restricted_imagenet_in_a_sweep(tmp_path: Path, imagenet: Path) -> None:
 
 
 def test_a_cluster_without_a_cpu_to_spare_is_refused() -> None:
-    for cluster in (Cluster(False, cpus=5, gpus=0), Cluster(False, cpus=4, gpus=8), Cluster(False, cpus=1, gpus=0)):
+    for cluster in (
+        Cluster(False, cpus=5, gpus=0, drivers=0),
+        Cluster(False, cpus=4, gpus=8, drivers=0),
+        Cluster(False, cpus=1, gpus=0, drivers=0),
+    ):
         cluster.must_spare_a_cpu(4)
     with pytest.raises(UserError, match="workers = 4: the cluster has 4 CPUs, .* nearest: workers = 3"):
-        Cluster(False, cpus=4, gpus=0).must_spare_a_cpu(4)
-    assert Cluster(True, cpus=5, gpus=0).room(2, spare=True) == 2
-    assert Cluster(True, cpus=4, gpus=0).room(2, spare=True) == 1
+        Cluster(False, cpus=4, gpus=0, drivers=0).must_spare_a_cpu(4)
+    assert Cluster(True, cpus=5, gpus=0, drivers=0).room(2, spare=True) == 2
+    assert Cluster(True, cpus=4, gpus=0, drivers=0).room(2, spare=True) == 1
