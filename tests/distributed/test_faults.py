@@ -17,13 +17,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from conftest import PROGRAM, quench, tiny_recipe
+from conftest import quench, tiny_recipe
 from processes import exit_code, fork, workers_of
 from quench import trial
 from quench.config import override
 from quench.record import Record
 
 HERE = Path(__file__).parent
+IMPATIENT = "import quench.distributed.train as t; t.{}; import quench.cli; quench.cli.main()"
+"""the program, with less patience than users are given"""
 EXPERIMENT = (
     f"import sys\nsys.path.insert(0, {str(HERE.parent)!r})\nfrom conftest import tiny_recipe\nRECIPE = tiny_recipe()\n"
 )
@@ -87,7 +89,9 @@ def test_whatever_is_killed_or_stopped_the_run_ends_as_if_nothing_had_been(exper
 
     storage = tmp_path / "runs"
     words = ["train", experiment, "--storage", storage, "--budget.epochs", 24, "--workers", 2, "--worker-timeout", 15]
-    with subprocess.Popen([PROGRAM, *map(str, words)], stdout=subprocess.DEVNULL, text=True) as driver:
+    # Ray Train would restart the workers itself, the first times.
+    command = [sys.executable, "-c", IMPATIENT.format("RESTARTS = 0"), *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, text=True) as driver:
         record = the_run(driver, storage)
         for attempt, (fault, first) in enumerate({signal.SIGKILL: False, signal.SIGSTOP: True}.items()):
             wait_for_epochs(driver, record, attempt + 1, 3)
@@ -115,7 +119,7 @@ def test_an_elastic_run_shrinks_and_grows_with_the_cluster(experiment: Path, tmp
     """Three nodes, then two, then three again; the weights are those of one worker that was left alone."""
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
     changes = {"budget.epochs": 1000, "workers": 3, "min_workers": 2, "precision": "float64", "batch_norm": "sync"}
-    often = "import quench.distributed.train as t; t.SECONDS_BETWEEN_SIZES = 1; import quench.cli; quench.cli.main()"
+    often = IMPATIENT.format("SECONDS_BETWEEN_SIZES = 1")
     words = ["train", experiment, "--storage", tmp_path / "runs"]
     words += [word for key, value in changes.items() for word in (f"--{key}", value)]
     start = partial(subprocess.Popen, text=True, env=environment, stdout=subprocess.PIPE)

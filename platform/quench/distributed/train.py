@@ -21,6 +21,8 @@ from quench.training.loop import EpochReport
 
 SECONDS_BETWEEN_SIZES = 60.0
 """how often an elastic run looks whether it could have more workers"""
+RESTARTS = 2
+"""of the workers, without a checkpoint in between, before the run is given up"""
 
 
 def train_data_parallel(
@@ -30,7 +32,7 @@ def train_data_parallel(
 
     The record's folder must be visible to all workers. When one dies, or for `timeout` seconds neither answers
     nor comes to where the others wait for it, all of them are started anew and go on from the last checkpoint.
-    Raises what went wrong once three attempts in a row have brought no checkpoint. `ahead` as in `trial.run`.
+    Raises what went wrong once `RESTARTS` in a row have brought no checkpoint. `ahead` as in `trial.run`.
     """
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(timeout)
     while True:
@@ -38,7 +40,7 @@ def train_data_parallel(
         try:
             _trainer(record, gpu, timeout, ahead, callbacks).fit()
             return
-        except Exception:  # two more attempts were Ray Train's
+        except Exception:  # after the restarts that are Ray Train's
             if record.progress == before:
                 raise
 
@@ -58,7 +60,7 @@ def _trainer(record: Record, gpu: bool, timeout: float, ahead: bool, callbacks: 
             name=f"attempt-{len(record.entries('status'))}",  # Ray must not go on from a state of its own
             storage_path=str(record.directory / "ray"),
             callbacks=list(callbacks),
-            failure_config=ray.train.FailureConfig(max_failures=2),
+            failure_config=ray.train.FailureConfig(max_failures=RESTARTS),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )

@@ -14,7 +14,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from quench import trial
 from quench.distributed.cluster import Cluster
-from quench.distributed.train import reports, train_data_parallel
+from quench.distributed.train import RESTARTS, reports, train_data_parallel
 from quench.record import Record
 from quench.training.budgets import Budget
 
@@ -32,8 +32,8 @@ def sweep(
     """Carry out every record on the cluster; unless interrupted, each then says how it ended.
 
     Records of one worker run first, in actors that are used again; then those of more, as many at
-    a time as there is room for. A trial that dies goes on from its last checkpoint, until three attempts
-    in a row have brought none. `state` is a folder for what Tune itself keeps; `timeout` is that of
+    a time as there is room for. A trial that dies goes on from its last checkpoint, until `RESTARTS`
+    in a row have brought no other. `state` is a folder for what Tune itself keeps; `timeout` is that of
     `train_data_parallel`.
     """
 
@@ -45,7 +45,7 @@ def sweep(
         while todo:
             before, outcome = {record: record.progress for record in todo}, _Outcome()
             _tuner(todo, ray, state, scheduler, concurrent, count, timeout, outcome).fit()
-            # Two more attempts are Tune's; whoever has got on in them is given another three.
+            # The first restarts are Tune's; who has got on with them is given as many again.
             todo = [record for record in outcome.died if record.progress > before[record]]
 
 
@@ -92,7 +92,7 @@ def _tuner(
         run_config=tune.RunConfig(
             name=f"{len(list(state.glob('*')))}-workers-{workers}",  # Tune must not go on from a state of its own
             storage_path=str(state),
-            failure_config=tune.FailureConfig(max_failures=2),
+            failure_config=tune.FailureConfig(max_failures=RESTARTS),
             callbacks=[outcome],
             verbose=0,
         ),
