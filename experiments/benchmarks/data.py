@@ -11,9 +11,9 @@ Times:    seconds until an epoch's last batch was there, nothing being trained; 
           that does not count, so that a slow minute hits all of them.
 Memory:   of a process with all its descendants, Ray's among them, shared pages once (PSS): the highest seen in an epoch
           of Ray Data over an eighth of the images, listed 1, 4 and 16 times, at --memory-size, each in a process of
-          its own. The reader takes 250 ms a batch, so that the decoders are held up by it, not it by them;
-          "waited" is the share of its time that it waited for them all the same. Beside it, what the images
-          would take in memory.
+          its own. The reader rests 250 ms after each batch, so that the decoders are held up by it, not it by
+          them; "waited" is the share of its time that it did not rest. Beside it, what the images would take in
+          memory.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def memory_of_this_process() -> int:
 
 
 def peak(files: Streamed) -> tuple[int, float]:
-    """The highest memory of an epoch of Ray Data, looked at every second; the share of its time that was waiting."""
+    """The highest memory of an epoch of Ray Data, looked at every second; the share of its time that was no rest."""
     highest, over = 0, threading.Event()
 
     def watch() -> None:
