@@ -1,6 +1,6 @@
 """How fast training images come, and what memory it takes: in memory, streamed by Ray Data, by a torch DataLoader.
 
-    python experiments/benchmarks/data.py --data FOLDER [--images 5000] [--size 32] [--repeats 3] [--cpus 2]
+    python experiments/benchmarks/data.py --data FOLDER [--images 20000] [--size 32] [--repeats 3] [--cpus 2]
 
 Images:   the first so many of FOLDER/train, in a random order, cut and resized to --size; batches of 128, with flips.
 Sources:  - in memory: decoded before, as small data is;
@@ -10,8 +10,10 @@ Sources:  - in memory: decoded before, as small data is;
 Times:    seconds until an epoch's last batch was there, nothing being trained; contenders take turns, after an epoch
           that does not count, so that a slow minute hits all of them.
 Memory:   of a process with all its descendants, Ray's among them, shared pages once (PSS): the highest seen in an epoch
-          of Ray Data over the listing repeated 1, 4 and 16 times, at --memory-size, each in a process of its own
-          that takes 20 ms a batch, which is slower than the images come. Beside it, what they would take in memory.
+          of Ray Data over an eighth of the images, listed 1, 4 and 16 times, at --memory-size, each in a process of
+          its own. The reader rests 250 ms after each batch, so that the decoders are held up by it, not it by
+          them; "waited" is the share of its time that it did not rest. Beside it, what the images would take in
+          memory.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ from quench.training.recipe import Augmentation
 from quench.training.streaming import feed_of
 from quench.trial import machine
 
-BATCH, TIMES = 128, (1, 4, 16)
+BATCH, TIMES, PAUSE = 128, (1, 4, 16), 0.25
 Source = Callable[[int], Iterable[object]]
 """epoch -> its batches"""
 
@@ -147,28 +149,32 @@ def memory_of_this_process() -> int:
     return total
 
 
-def peak(files: Streamed) -> int:
-    """The highest memory of an epoch of Ray Data, looked at twice a second."""
+def peak(files: Streamed) -> tuple[int, float]:
+    """The highest memory of an epoch of Ray Data, looked at every second; the share of its time that was no rest."""
     highest, over = 0, threading.Event()
 
     def watch() -> None:
         nonlocal highest
-        while not over.wait(0.5):
+        while not over.wait(1):
             highest = max(highest, memory_of_this_process())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
+    count, started = 0, 0.0
     for _ in by_ray(files)(0):
-        time.sleep(0.02)
+        started = started or time.perf_counter()
+        count += 1
+        time.sleep(PAUSE)
+    waited = 1 - count * PAUSE / (time.perf_counter() - started)
     over.set()
     watcher.join()
-    return highest
+    return highest, waited
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="an image folder")
-    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--images", type=int, default=20000)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--memory-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
@@ -178,20 +184,21 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.times:
-        files = folder(asked.data, asked.memory_size, asked.images, asked.times)
+        files = folder(asked.data, asked.memory_size, asked.images // 8, asked.times)
         with cluster.connected("local", asked.cpus):
-            print(peak(files))
+            print(*peak(files))
         return
     files = folder(asked.data, asked.size, asked.images)
     with cluster.connected("local", asked.cpus):
         rows = measure(sources(files, asked.cpus), asked.repeats)
-    memory: list[dict[str, int]] = []
+    memory: list[dict[str, float]] = []
     for times in TIMES:
         words = [sys.executable, *sys.argv, "--times", str(times)]
-        seen = int(subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()[-1])
-        images = times * len(files)
+        seen, waited = subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()[-2:]
+        images = times * (len(files) // 8)
         held = images * 3 * asked.memory_size**2
-        memory.append({"times": times, "images": images, "peak MB": seen // 10**6, "in memory MB": held // 10**6})
+        row = {"times": times, "images": images, "peak MB": int(seen) // 10**6, "in memory MB": held // 10**6}
+        memory.append({**row, "waited": round(float(waited), 3)})
         print(memory[-1], flush=True)
     about = {
         **machine(torch.device("cpu")),

@@ -75,6 +75,18 @@ def evaluation() -> list[str]:
     return lines
 
 
+def data() -> list[str]:
+    """Images a second of every source; then memory, as the listing grows."""
+    found = json.loads((HERE / "data.json").read_text())
+    lines = ["| | images/s | ratio |", "|---|---|---|"]
+    lines += [f"| {row['source']} | {row['median']:,} | {row['times DataLoader']:.1f}x |" for row in found["rows"]]
+    lines += ["| listing | images | streamed: peak MB | in memory, MB |", "|---|---|---|---|"]
+    for row in found["memory"]:
+        cells = (f"{row[key]:,}" for key in ("images", "peak MB", "in memory MB"))
+        lines.append(f"| {' | '.join((str(row['times']) + 'x', *cells))} |")
+    return lines
+
+
 if __name__ == "__main__":
-    for lines in (methods("linf 0.15"), methods("l2 0.7"), guards(), features(), evaluation()):
+    for lines in (methods("linf 0.15"), methods("l2 0.7"), guards(), features(), evaluation(), data()):
         print(*lines, "", sep="\n")
