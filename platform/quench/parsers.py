@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -62,6 +63,27 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
+    _training_commands(add, ray)
+    _evaluate_options(add("evaluate", "attack a trained run, or any model, on test images", ray, epilog=_QUESTIONS))
+    compare = add("compare", "paired comparison of two evaluated models on the same images")
+    compare.add_argument("first", metavar="RUN", help="a run's or model's folder or name, or latest")
+    compare.add_argument("second", metavar="RUN", help="the one to compare it with")
+    _curve_options(add("curve", "robust accuracy over a grid of epsilon, of one or several runs", epilog=_CURVES))
+    _interpret_options(add("interpret", "what runs have learnt to look at, side by side", epilog=_INTERPRET))
+    doctor = add("doctor", "look for what would fail a long run on this cluster, before it is begun", ray)
+    doctor.add_argument(
+        "experiment", type=Path, nargs="?", metavar="EXPERIMENT", help="look for its data too, on every node"
+    )
+    report = add("report", "tables and figures of a sweep")
+    report.add_argument(
+        "sweep", metavar="SWEEP", nargs="?", default="latest", help="a sweep's folder or name, or latest"
+    )
+    ui = add("ui", "open the MLflow UI on the runs, on this machine only")
+    ui.add_argument("--port", type=int, default=5000, metavar="PORT", help="default: 5000")
+    return parser, dict(group.choices)
+
+
+def _training_commands(add: Callable[..., argparse.ArgumentParser], ray: _Parser) -> None:
     train = add("train", "train one recipe, on this machine or on several workers", ray, epilog=_OVERRIDES)
     train.add_argument("experiment", type=Path, metavar="EXPERIMENT", help="a Python file that defines RECIPE")
     train.add_argument("--workers", type=int, metavar="N", help="data-parallel workers; same as the field `workers`")
@@ -84,23 +106,6 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     resume = add("resume", "go on with a run or a sweep that was interrupted", ray)
     resume.add_argument("name", metavar="RUN|SWEEP", nargs="?", default="latest", help="its folder or name, or latest")
     resume.add_argument("--concurrent", type=int, metavar="N", help="trials at the same time (default: what fits)")
-    _evaluate_options(add("evaluate", "attack a trained run, or any model, on test images", ray, epilog=_QUESTIONS))
-    compare = add("compare", "paired comparison of two evaluated models on the same images")
-    compare.add_argument("first", metavar="RUN", help="a run's or model's folder or name, or latest")
-    compare.add_argument("second", metavar="RUN", help="the one to compare it with")
-    _curve_options(add("curve", "robust accuracy over a grid of epsilon, of one or several runs", epilog=_CURVES))
-    _interpret_options(add("interpret", "what runs have learnt to look at, side by side", epilog=_INTERPRET))
-    doctor = add("doctor", "look for what would fail a long run on this cluster, before it is begun", ray)
-    doctor.add_argument(
-        "experiment", type=Path, nargs="?", metavar="EXPERIMENT", help="look for its data too, on every node"
-    )
-    report = add("report", "tables and figures of a sweep")
-    report.add_argument(
-        "sweep", metavar="SWEEP", nargs="?", default="latest", help="a sweep's folder or name, or latest"
-    )
-    ui = add("ui", "open the MLflow UI on the runs, on this machine only")
-    ui.add_argument("--port", type=int, default=5000, metavar="PORT", help="default: 5000")
-    return parser, dict(group.choices)
 
 
 def _checkpoint_option(command: argparse.ArgumentParser) -> None:

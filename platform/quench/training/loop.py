@@ -79,16 +79,11 @@ def fit(
 
     Between reports the caller may save the state, or stop. `save` is called, on all ranks, where the recipe has a
     checkpoint within an epoch: what `state.state_dict` gives then goes on from there. Batches come from `feed`, or
-    from `data`. Raises `FloatingPointError` when the loss is no
-    longer finite, and after the last report `CatastrophicOverfitting` if the run is lost to that.
+    from `data`. Raises `FloatingPointError` when the loss is no longer finite, and after the last report
+    `CatastrophicOverfitting` if the run is lost to that.
     """
     probe = data.validation.to(state.device)
     feed = feed or feed_of(data.train.to(state.device), recipe)
-    model: nn.Module = state.model
-    if recipe.compile:
-        model = torch.compile(model)  # pyright: ignore[reportAssignmentType]
-    if ranks.size > 1:
-        model = DistributedDataParallel(model, broadcast_buffers=False)
     state.clock.workers = ranks.size
 
     def judge(judged: nn.Module, attack: Attack) -> RobustnessReport:
@@ -98,7 +93,7 @@ def fit(
 
     guard = recipe.guard if recipe.method.adversarial else replace(recipe.guard, action="off")
     watch = Watch(guard, state, lambda judged, attack: _fgsm_and_robust(judge(judged, attack)), ranks)
-    training = Training(state, model, recipe, len(data.train), feed, ranks, watch, save)
+    training = Training(state, _wrapped(state, recipe, ranks), recipe, len(data.train), feed, ranks, watch, save)
     while not watch.lost and not training.over():
         seen = training.epoch()
         if not torch.isfinite(torch.tensor(seen["loss"])):
@@ -130,6 +125,14 @@ def fit(
         )
     if watch.lost or state.collapsed:
         raise CatastrophicOverfitting(f"robust only against its own attack, at epoch {state.epoch}")
+
+
+def _wrapped(state: TrainState, recipe: Recipe, ranks: Ranks) -> nn.Module:
+    """The state's model as training calls it: compiled, and averaging its gradients over the workers."""
+    model: nn.Module = state.model
+    if recipe.compile:
+        model = torch.compile(model)  # pyright: ignore[reportAssignmentType]
+    return model if ranks.size == 1 else DistributedDataParallel(model, broadcast_buffers=False)
 
 
 def _fgsm_and_robust(report: RobustnessReport) -> tuple[float, float]:
