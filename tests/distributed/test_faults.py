@@ -24,7 +24,7 @@ from quench.config import override
 from quench.record import Record
 
 HERE = Path(__file__).parent
-IMPATIENT = "import quench.distributed.train as t; t.{}; import quench.cli; quench.cli.main()"
+IMPATIENT = "from quench import cli; from quench.distributed import cluster, train; train.{}; cli.main()"
 """the program, with less patience than users are given"""
 EXPERIMENT = (
     f"import sys\nsys.path.insert(0, {str(HERE.parent)!r})\nfrom conftest import tiny_recipe\nRECIPE = tiny_recipe()\n"
