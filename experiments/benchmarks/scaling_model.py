@@ -1,6 +1,6 @@
 """What 8 to 64 GPUs would buy, on paper: the table in the README. Nothing is measured; every constant has its source.
 
-    python experiments/scaling_model.py
+    python experiments/benchmarks/scaling_model.py
 
 A single-step update costs 5 forward passes' worth of work for each image (crafting 2, learning 3; `make test`
 counts this), done at `rate` on each of n GPUs that have an equal share of the batch. One all-reduce follows, of all
