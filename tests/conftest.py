@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from torch.utils.flop_counter import flop_registry
 
 from quench.attacks import input_gradient
 from quench.attacks.pgd import PGD, ascend
+from quench.cli import main
 from quench.config import override
 from quench.datasets import Batch, Split
 from quench.datasets.digits import Digits
@@ -130,6 +133,14 @@ def quench(*words: str | Path, timeout: float = 240, cwd: Path = REPOSITORY) -> 
     environment = {**os.environ, "COLUMNS": "160"}
     command = [PROGRAM, *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd, env=environment)
+
+
+def quench_here(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command line in this process, which has imported everything already."""
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return subprocess.CompletedProcess(words, int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import PROGRAM, REPOSITORY, quench
+from conftest import PROGRAM, REPOSITORY, quench, quench_here
 from quench.cli import main
 from quench.evaluation import Share
 from quench.record import Record
@@ -109,26 +109,26 @@ def test_train_then_evaluate(tmp_path: Path) -> None:
     (run,) = storage.glob("digits_linf-*")
     for name in (run.name, "latest"):
         words = ("--attack.steps", "4", "--attack.restarts", "2", "--storage", storage)
-        done = quench("evaluate", name, *words)
+        done = quench_here("evaluate", name, *words)
         assert done.returncode == 0, done.stderr
         assert re.search(r"robust \d+\.\d% \[.*\] \(pgd-4-2\)", done.stdout), done.stdout
-    done = quench("evaluate", run.name, "--threat.epsilon", "0.2", "--attack.restarts", "1", "--storage", storage)
+    done = quench_here("evaluate", run.name, "--threat.epsilon", "0.2", "--attack.restarts", "1", "--storage", storage)
     assert "(pgd-50-1 linf 0.2)" in done.stdout, "another threat model than the run's is named"
     short = ("--attack.steps", "3", "--attack.restarts", "1", "--storage", storage)
-    done = quench("evaluate", run.name, "--threats", "linf:0.1", "l2:1/2", "l1:1.5", *short)
+    done = quench_here("evaluate", run.name, "--threats", "linf:0.1", "l2:1/2", "l1:1.5", *short)
     found = re.findall(r"robust (\d+\.\d)% \[.*\] \((pgd-3-1.*)\)", done.stdout)
     names = ["pgd-3-1", "pgd-3-1 l2 0.5", "pgd-3-1 l1 1.5", "pgd-3-1 linf 0.1 and l2 0.5 and l1 1.5"]
     assert [label for _, label in found] == names, done.stdout + done.stderr
     *each, union = [float(share) for share, _ in found]
     assert union <= min(each)
-    done = quench("evaluate", run.name, "--threats", "l3:1", *short)
+    done = quench_here("evaluate", run.name, "--threats", "l3:1", *short)
     assert "threats.norm = 'l3': must be one of l1, l2, linf" in done.stderr
-    done = quench("evaluate", run.name, "--threats", "linf", *short)
+    done = quench_here("evaluate", run.name, "--threats", "linf", *short)
     assert "threats = 'linf': must be NORM:EPSILON, such as linf:8/255" in done.stderr
-    done = quench("evaluate", f"{run.name}x", "--storage", storage)
+    done = quench_here("evaluate", f"{run.name}x", "--storage", storage)
     assert done.returncode == 2
     assert f"did you mean '{run.name}'" in done.stderr
-    done = quench("evaluate", run.name, "--attack.stepps", "4", "--storage", storage)
+    done = quench_here("evaluate", run.name, "--attack.stepps", "4", "--storage", storage)
     assert "attack.stepps = 4: no such field; attack has random_start, restarts, step_ratio, steps" in done.stderr
 
 

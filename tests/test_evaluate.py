@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from conftest import PROGRAM, quench, tiny_recipe
+from conftest import PROGRAM, quench, quench_here, tiny_recipe
 from quench import trial
 from quench.config import override
 from quench.record import Record
@@ -35,7 +35,8 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def robust(storage: Path, run: str, *words: str) -> dict[str, object]:
-    done = quench("evaluate", run, *words, "--storage", storage)
+    program = quench if "--workers" in words else quench_here
+    done = program("evaluate", run, *words, "--storage", storage)
     assert done.returncode == 0, done.stderr
     return Record(storage / run).entries("evaluation")[-1]
 
@@ -82,17 +83,17 @@ def test_stops_when_it_is_sure_enough_and_goes_on_when_more_is_asked(storage: Pa
 
 def test_compare_needs_an_evaluation_in_common(storage: Path) -> None:
     robust(storage, "one", *SHORT, "--threats", "l2:0.3")
-    done = quench("compare", "one", "two", "--storage", storage)
+    done = quench_here("compare", "one", "two", "--storage", storage)
     assert done.returncode == 0, done.stderr
     assert "pgd-3-1 linf 0.1" in done.stdout, "the recipe's own evaluation is in common from the start"
     assert "l2 0.3" not in done.stdout
     robust(storage, "two", *SHORT, "--threats", "l2:0.3")
-    assert "pgd-3-2 l2 0.3" in quench("compare", "one", "two", "--storage", storage).stdout
+    assert "pgd-3-2 l2 0.3" in quench_here("compare", "one", "two", "--storage", storage).stdout
 
 
 def test_curves_of_two_runs(storage: Path) -> None:
     words = ("--epsilons", "0.05", "0.1", "--attack.steps", "3", "--attack.restarts", "1", "--storage", storage)
-    done = quench("curve", "one", "two", *words)
+    done = quench_here("curve", "one", "two", *words)
     assert done.returncode == 0, done.stderr
     assert "linf 0.05" in done.stdout
     (folder,) = storage.glob("curve-*")
@@ -100,7 +101,7 @@ def test_curves_of_two_runs(storage: Path) -> None:
     assert frame["epsilon"].tolist() == [0.0, 0.05, 0.1] * 2
     assert (frame.groupby("run")["robust"].diff().dropna() <= 0).all()
     assert (folder / "robustness_curve.png").stat().st_size > 10_000
-    done = quench("curve", "one", "--epsilons", "-1", "--storage", storage)
+    done = quench_here("curve", "one", "--epsilons", "-1", "--storage", storage)
     assert "epsilons.epsilon = -1.0: must be above 0" in done.stderr
 
 
@@ -157,6 +158,6 @@ def test_any_model_is_judged_and_leaves_a_record_of_the_protocol(tmp_path: Path)
     ],
 )
 def test_refusals(storage: Path, words: str, refusal: str) -> None:
-    done = quench("evaluate", *words.split(), "--storage", storage)
+    done = quench_here("evaluate", *words.split(), "--storage", storage)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert refusal in done.stderr

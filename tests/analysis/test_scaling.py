@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from pathlib import Path
-
 import pandas as pd
 import pytest
-from PIL import Image
 
-from conftest import REPOSITORY, RealSweep, quench
+from conftest import REPOSITORY
 from quench.analysis.scaling import scaling_figure, scaling_frame
 from quench.cli import main
-from quench.storage import SweepRecord
 
 
 def run(workers: int, batch: int, seconds: float, seed: int = 0, robust: float = 0.5) -> dict[str, object]:
@@ -42,22 +36,6 @@ def test_figure_draws_the_frame() -> None:
 def test_one_number_of_workers_is_no_scaling() -> None:
     assert list(scaling_frame(pd.DataFrame([run(1, 64, 8.0)]))["mode"]) == ["strong"]
     assert scaling_frame(pd.DataFrame([run(1, 64, 8.0) | {"robust": float("nan")}])).empty
-
-
-def test_report_of_real_runs(real_sweep: RealSweep, tmp_path: Path) -> None:
-    """The sweep's runs on one worker and on two, as `quench scaling` would have recorded them."""
-    folder = tmp_path / "runs" / "tiny-scaling"
-    for record in (SweepRecord(real_sweep.directory).records[number] for number in (2, 5)):
-        shutil.copytree(record.directory, folder / record.directory.name)
-    about = json.loads((real_sweep.directory / "sweep.json").read_text())
-    (folder / "sweep.json").write_text(json.dumps(about | {"scaling": True}))
-    done = quench("report", "tiny-scaling", "--storage", tmp_path / "runs")
-    assert done.returncode == 0, done.stderr
-    assert "What more workers buy" in done.stdout
-    assert "strong   2        128" in done.stdout
-    with Image.open(folder / "scaling.png") as image:
-        assert image.width > 1000
-    assert pd.read_csv(folder / "scaling.csv")["workers"].to_list() == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from nbclient import NotebookClient
 from PIL import Image
 
-from conftest import PROGRAM, REPOSITORY, RealSweep, quench
+from conftest import PROGRAM, REPOSITORY, RealSweep, quench, quench_here
 from quench.record import Record
 from quench.storage import SweepRecord
 from quench.tracking import default_uri
@@ -99,6 +99,22 @@ def test_report_makes_figures_and_tables_again(real_sweep: RealSweep) -> None:
     assert len(pd.read_csv(real_sweep.directory / "epochs.csv")) == 2 * len(NAMES)
 
 
+def test_report_says_what_workers_bought(real_sweep: RealSweep, tmp_path: Path) -> None:
+    """The sweep's runs on one worker and on two, as `quench scaling` would have recorded them."""
+    folder = tmp_path / "runs" / "tiny-scaling"
+    for record in (SweepRecord(real_sweep.directory).records[number] for number in (2, 5)):
+        shutil.copytree(record.directory, folder / record.directory.name)
+    about = json.loads((real_sweep.directory / "sweep.json").read_text())
+    (folder / "sweep.json").write_text(json.dumps(about | {"scaling": True}))
+    done = quench_here("report", "tiny-scaling", "--storage", tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    assert "What more workers buy" in done.stdout
+    assert "strong   2        128" in done.stdout
+    with Image.open(folder / "scaling.png") as image:
+        assert image.width > 1000
+    assert pd.read_csv(folder / "scaling.csv")["workers"].to_list() == [1, 2]
+
+
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_notebooks_run_on_it(path: Path, real_sweep: RealSweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUENCH_STORAGE", str(real_sweep.storage))
@@ -117,29 +133,25 @@ def write_sweep(folder: Path, definition: str) -> Path:
 
 
 def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    """kill -9 of a trial's process, and of one of two data-parallel workers."""
-    definition = "RECIPE = replace(tiny_recipe(), budget=Epochs(40))\nSWEEP = Sweep(space={'workers': Choice(1, 2)})\n"
+    """kill -9 of a trial's process; `test_faults` does the like to data-parallel workers."""
+    definition = "RECIPE = replace(tiny_recipe(), budget=Epochs(40))\nSWEEP = Sweep(space={})\n"
     command = [PROGRAM, "sweep", str(write_sweep(tmp_path, definition)), "--storage", str(tmp_path / "runs")]
+    killed: list[int] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        killed: dict[str, int] = {}
         while process.poll() is None:
             for path in (tmp_path / "runs").glob("tiny-*/*/recipe.json"):
                 record = Record(path.parent)
-                if record.name not in killed and len(record.entries("epoch")) >= 3:
-                    killed[record.name] = record.entries("status")[-1]["machine"]["pid"]
-                    os.kill(killed[record.name], signal.SIGKILL)
+                if not killed and len(record.entries("epoch")) >= 3:
+                    killed.append(record.entries("status")[-1]["machine"]["pid"])
+                    os.kill(killed[0], signal.SIGKILL)
             time.sleep(0.02)
         output = process.stdout.read() if process.stdout else ""
     assert process.returncode == 0, output
-    assert len(killed) == 2
-    for path in (tmp_path / "runs").glob("tiny-*/*/recipe.json"):
-        record = Record(path.parent)
-        starts = [entry for entry in record.entries("status") if entry["status"] == "running"]
-        assert len(starts) == 2
-        assert starts[1]["epoch"] >= 3, "from the checkpoint, not from the beginning"
-        assert starts[1]["machine"]["pid"] != killed[record.name]
-        assert [entry["epoch"] for entry in record.entries("epoch")] == list(range(1, 41))
-        assert record.status == "finished"
+    first, second = [entry for entry in record.entries("status") if entry["status"] == "running"]
+    assert second["epoch"] >= 3, "from the checkpoint, not from the beginning"
+    assert [first["machine"]["pid"]] == killed != [second["machine"]["pid"]]
+    assert [entry["epoch"] for entry in record.entries("epoch")] == list(range(1, 41))
+    assert record.status == "finished"
 
 
 def test_asha_stops_what_lags_within_its_threat_model(tmp_path: Path) -> None:
