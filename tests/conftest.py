@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -39,6 +40,7 @@ from quench.training.state import TrainState
 settings.register_profile("quench", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("quench")
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist ignores it, and so would all we start
 
 REPOSITORY = Path(__file__).parents[1]
 PROGRAM = str(Path(sys.executable).parent / "quench")
