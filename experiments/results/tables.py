@@ -87,6 +87,19 @@ def data() -> list[str]:
     return lines
 
 
+def scaling() -> list[str]:
+    """What a second worker bought."""
+    lines = ["| scaling | workers | batch | train s (min - max) | speed-up | efficiency | robust |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for row in pd.read_csv(HERE / "scaling.csv").to_dict("records"):
+        seconds = f"{row['train_seconds']:.1f} ({row['train_seconds_min']:.1f} - {row['train_seconds_max']:.1f})"
+        share = f"{row['robust']:.1%} ({100 * row['robust_low']:.1f} - {100 * row['robust_high']:.1f})"
+        cells = [row["mode"], str(row["workers"]), str(row["batch_size"]), seconds, f"{row['speedup']:.2f}x"]
+        lines.append(f"| {' | '.join([*cells, format(row['efficiency'], '.0%'), share])} |")
+    return lines
+
+
 if __name__ == "__main__":
-    for lines in (methods("linf 0.15"), methods("l2 0.7"), guards(), features(), evaluation(), data()):
+    parts = methods("linf 0.15"), methods("l2 0.7"), guards(), features(), evaluation(), data(), scaling()
+    for lines in parts:
         print(*lines, "", sep="\n")
