@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.nn.parallel import DistributedDataParallel
 
 from quench.attacks import ascent_gradient
 from quench.geometry import Geometry
+from quench.models import batch_norms
 from quench.ranks import Ranks
 from quench.threat_model import ThreatModel
 
@@ -129,12 +129,11 @@ class Context:
         """
         assert self._images is not None, "the loss comes from forward's logits"
         assert self._images.grad is not None, "read after the yield"
-        return self._images.grad * (self._batch / self.ranks.size)
+        return self._images.grad * (self._rows(self._images) / self.ranks.size)
 
-    @property
-    def _batch(self) -> int:
-        """Examples in the whole batch, which one worker need not be told."""
-        return len(self._images) if self.ranks.size == 1 and self._images is not None else self.rows
+    def _rows(self, share: Tensor) -> int:
+        """Examples in the whole batch, of which this worker's are in `share`; one worker need not be told."""
+        return len(share) if self.ranks.size == 1 else self.rows
 
     def losses(self, logits: Tensor, y: Tensor) -> Tensor:
         """Each example's cross-entropy, with the recipe's label smoothing: `(N,)`."""
@@ -166,8 +165,7 @@ class Context:
         else:
             parts += [torch.full_like(parts[0], torch.nan)] * 4
         self._gradients, self._start = 0, None
-        rows = len(self._losses) if self.ranks.size == 1 else self.rows
-        return torch.stack([part.to(parts[0].dtype) for part in parts]) / rows
+        return torch.stack([part.to(parts[0].dtype) for part in parts]) / self._rows(self._losses)
 
     def linearity(self) -> Tensor | None:
         """kappa of the latest update, over the whole batch: see `signals`. None where `observe` could not tell."""
@@ -207,7 +205,7 @@ def crafting(model: nn.Module, statistics: Statistics, frozen: bool = True) -> I
     """
     bare: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
     weights = [weight for weight in bare.parameters() if weight.requires_grad and frozen]
-    layers = [layer for layer in bare.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    layers = [layer for layer in batch_norms(bare) if layer.training]
     for weight in weights:
         weight.requires_grad_(False)
     for layer in layers:

@@ -24,8 +24,8 @@ from quench.catalogue import members
 from quench.config import override
 from quench.datasets import Batch
 from quench.methods import Method
+from quench.models import batch_norms
 from quench.ranks import Ranks
-from quench.training import batch_norm
 from quench.training.batches import epoch_batches
 from quench.training.loop import fit
 from quench.training.recipe import Augmentation, Checkpoints, Recipe
@@ -239,7 +239,7 @@ def test_local_statistics_are_those_of_each_share(runs: Path) -> None:
     assert_same(one, two, exactly=True)
     data = LOCAL.data.load(LOCAL.validation)
     state = TrainState.initial(LOCAL, data.spec(), CPU)
-    for layer in batch_norm.layers(state.model):
+    for layer in batch_norms(state.model):
         layer.__class__ = Halves
     list(fit(state, LOCAL, data))
     for name, value in state.model.state_dict().items():

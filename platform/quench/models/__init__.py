@@ -6,6 +6,7 @@ from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from quench.catalogue import Plugin
 from quench.datasets import ImageSpec
@@ -23,6 +24,11 @@ class Model(Plugin):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return nn.Sequential(Normalize(images.mean, images.std), self.layers(images.shape[0], images.classes))
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Every BatchNorm in the model."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 class Normalize(nn.Module):

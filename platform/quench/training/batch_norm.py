@@ -5,14 +5,8 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from quench.ranks import Sum
-
-
-def layers(model: nn.Module) -> list[_BatchNorm]:
-    """Every BatchNorm in the model."""
-    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 def synchronised(model: nn.Module) -> nn.Module:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from quench.context import SIGNALS, Context, signals
 from quench.datasets import Batch
+from quench.models import batch_norms
 from quench.randomness import PERTURBATION, generator
 from quench.ranks import Ranks
-from quench.training import batch_norm
 from quench.training.batches import Feed, batches_per_epoch
 from quench.training.clock import SharedReading
 from quench.training.overfitting import Watch
@@ -47,7 +47,7 @@ class Training:
         with state.clock.running():
             self.model.train()
             if recipe.batch_norm == "frozen":
-                for layer in batch_norm.layers(self.model):
+                for layer in batch_norms(self.model):
                     layer.eval()
             context, seen = self._begin()
             count, seconds = batches_per_epoch(self.examples, context.rows), SharedReading(state.clock, ranks)
