@@ -95,7 +95,7 @@ def _training_commands(add: Callable[..., argparse.ArgumentParser], ray: _Parser
     sweep.add_argument(
         "--scheduler", metavar="NAME", help="fifo: every trial to its end; asha: stop those that lag behind"
     )
-    sweep.add_argument("--concurrent", type=int, metavar="N", help="trials at the same time (default: what fits)")
+    _concurrent_option(sweep)
     scaling = add("scaling", "train a recipe on 1, 2, ... workers and say what they buy", ray, epilog=_OVERRIDES)
     scaling.add_argument("experiment", type=Path, metavar="EXPERIMENT", help="a Python file that defines RECIPE")
     scaling.add_argument(
@@ -105,7 +105,11 @@ def _training_commands(add: Callable[..., argparse.ArgumentParser], ray: _Parser
     scaling.set_defaults(concurrent=1)  # runs side by side would slow each other
     resume = add("resume", "go on with a run or a sweep that was interrupted", ray)
     resume.add_argument("name", metavar="RUN|SWEEP", nargs="?", default="latest", help="its folder or name, or latest")
-    resume.add_argument("--concurrent", type=int, metavar="N", help="trials at the same time (default: what fits)")
+    _concurrent_option(resume)
+
+
+def _concurrent_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--concurrent", type=int, metavar="N", help="trials at the same time (default: what fits)")
 
 
 def _checkpoint_option(command: argparse.ArgumentParser) -> None:
