@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -42,11 +42,16 @@ class AutoAttack(Attack):
             FAB(steps=self.steps, targets=9),
             Square(queries=self.queries),
         )
-        return {
-            name: _with_own_seed(stage, number, len(attacks))
-            for number, attack in enumerate(attacks)
-            for name, stage in attack.stages(threat, classes).items()
-        }
+        return in_turn(attacks, threat, classes)
+
+
+def in_turn(attacks: Sequence[Attack], threat: ThreatModel, classes: int) -> dict[str, Stage]:
+    """The stages of these attacks, one after the other, each with random numbers of its own."""
+    return {
+        name: _with_own_seed(stage, number, len(attacks))
+        for number, attack in enumerate(attacks)
+        for name, stage in attack.stages(threat, classes).items()
+    }
 
 
 def four_classes(attack: Attack, classes: int) -> None:

@@ -39,7 +39,11 @@ class Training:
         """Whether the budget is spent, or the patience."""
         state, recipe = self.state, self.recipe
         tired = recipe.patience and state.epoch - state.best_epoch >= recipe.patience
-        return bool(tired) or recipe.budget.progress(state.epoch, SharedReading(state.clock, self.ranks)) >= 1
+        return bool(tired) or self.progress() >= 1
+
+    def progress(self) -> float:
+        """The share of the budget that is spent; 1 or above at its end."""
+        return self.recipe.budget.progress(self.state.epoch, SharedReading(self.state.clock, self.ranks))
 
     def epoch(self) -> dict[str, float]:
         """One pass over the images, what is left of it, or what the budget allows; the means of its signals."""

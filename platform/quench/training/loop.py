@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from quench.attacks import Attack
-from quench.datasets import Data
+from quench.datasets import Data, Examples
 from quench.evaluation import Examination, RobustnessReport, evaluate
 from quench.ranks import Ranks
 from quench.training.batches import Feed
@@ -53,6 +53,8 @@ class EpochReport:
     """under one full step from the image: far above `robust_accuracy`, it betrays catastrophic overfitting"""
     robust_accuracy: float
     """under the recipe's probe"""
+    selection_accuracy: float | None
+    """under the attack that sweeps choose by, where the recipe has one look due"""
     alarms: int
     """of the overfitting guard, so far"""
     rollbacks: int
@@ -86,21 +88,33 @@ def fit(
     feed = feed or feed_of(data.train.to(state.device), recipe)
     state.clock.workers = ranks.size
 
-    def judge(judged: nn.Module, attack: Attack) -> RobustnessReport:
-        attacks = {"fgsm": FGSM, "probe": attack}
+    def judge(judged: nn.Module, split: Examples, **attacks: Attack) -> RobustnessReport:
         asked = Examination(attacks=attacks, threat=recipe.threat, seed=recipe.seed, batch_size=recipe.batch_size)
-        return evaluate(judged, probe, asked, ranks)
+        return evaluate(judged, split, asked, ranks)
+
+    def watched(judged: nn.Module, attack: Attack) -> tuple[float, float]:
+        return _fgsm_and_robust(judge(judged, probe, fgsm=FGSM, probe=attack))
+
+    def look() -> float | None:
+        """At a part of the held-out images under the selection's attack, if that is due."""
+        selection, spent = recipe.selection, 1.0 if training.over() else training.progress()
+        passed = sum(share <= spent for share in selection.at)
+        if passed <= state.looks:
+            return None
+        state.looks = passed
+        some = torch.arange(min(selection.images, len(probe)), device=probe.labels.device)
+        return judge(state.judged, probe.take(some), selection=selection.attack).robust.value
 
     guard = recipe.guard if recipe.method.adversarial else replace(recipe.guard, action="off")
-    watch = Watch(guard, state, lambda judged, attack: _fgsm_and_robust(judge(judged, attack)), ranks)
+    watch = Watch(guard, state, watched, ranks)
     training = Training(state, _wrapped(state, recipe, ranks), recipe, len(data.train), feed, ranks, watch, save)
     while not watch.lost and not training.over():
         seen = training.epoch()
         if not torch.isfinite(torch.tensor(seen["loss"])):
             raise FloatingPointError(f"training diverged: the loss is {seen['loss']} in epoch {state.epoch}")
-        judged = judge(state.judged, recipe.probe)
+        judged = judge(state.judged, probe, fgsm=FGSM, probe=recipe.probe)
         if watch.after_epoch(*_fgsm_and_robust(judged)):
-            judged = judge(state.judged, recipe.probe)
+            judged = judge(state.judged, probe, fgsm=FGSM, probe=recipe.probe)
         fgsm, robust = _fgsm_and_robust(judged)
         if robust > state.best_accuracy:
             state.best_epoch, state.best_accuracy = state.epoch, robust
@@ -119,6 +133,7 @@ def fit(
             clean_accuracy=judged.clean.value,
             fgsm_accuracy=fgsm,
             robust_accuracy=robust,
+            selection_accuracy=look(),
             alarms=state.alarms,
             rollbacks=state.rollbacks,
             events=watch.take_events(),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from quench.attacks import Attack
+from quench.attacks.apgd_ce_t import APGDCET
 from quench.attacks.pgd import PGD, PGD_50_10
 from quench.catalogue import name_of
 from quench.context import Statistics
@@ -90,6 +91,23 @@ class Checkpoints:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Selection:
+    """How runs are told apart by a sweep: on held-out images, under an attack that masked gradients do not fool."""
+
+    at: tuple[float, ...] = ()
+    """shares of the budget after which to look: the end of the first epoch that has spent as much, or of the run"""
+    attack: Attack = field(default_factory=lambda: APGDCET(steps=20, targets=3))
+    """far cheaper than AutoAttack, and more often right than the probe"""
+    images: int = 500
+    """held-out images that are looked at, at most"""
+
+    def __post_init__(self) -> None:
+        positive(self, "images")
+        for share in self.at:
+            require(0 < share <= 1, "at", share, "must be above 0 and up to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides what a run computes. Two equal recipes on one device give equal models."""
 
@@ -133,6 +151,8 @@ class Recipe:
     """training images held out to watch the run; the same ones for every seed"""
     probe: Attack = field(default_factory=lambda: PGD(steps=10))
     """attack on the held-out images after every epoch"""
+    selection: Selection = field(default_factory=Selection)
+    """by what, and when, sweeps choose among runs"""
     guard: Guard = field(default_factory=Guard)
     """against catastrophic overfitting"""
     patience: int = 0

@@ -15,7 +15,7 @@ from quench.training.batch_norm import synchronised
 from quench.training.clock import Clock
 from quench.training.recipe import Recipe
 
-_COUNTERS = ("epoch", "updates", "best_epoch", "best_accuracy", "alarms", "rollbacks", "collapsed")
+_COUNTERS = ("epoch", "updates", "best_epoch", "best_accuracy", "alarms", "rollbacks", "collapsed", "looks")
 
 
 @dataclass
@@ -58,6 +58,8 @@ class TrainState:
     """how often the guard has gone back; each makes the method a little milder"""
     collapsed: bool = False
     """whether the weights were catastrophically overfitted when they were last judged"""
+    looks: int = 0
+    """of the recipe's selection, done"""
     clock: Clock = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,9 +111,9 @@ class TrainState:
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         self._learn(saved)
+        # Checkpoints of earlier versions know of no looks, and no more than the train clock.
         for name in _COUNTERS:
-            setattr(self, name, saved[name])
-        # Checkpoints of earlier versions know no more than the train clock.
+            setattr(self, name, saved.get(name, 0))
         self.clock.go_on(saved["train_seconds"], saved.get("gpu_seconds", saved["train_seconds"]))
         self.places = {name: value.to(self.device) for name, value in saved.get("places", {}).items()}
         within = saved.get("within")
