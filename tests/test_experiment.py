@@ -7,7 +7,7 @@ import pytest
 from conftest import REPOSITORY
 from quench.errors import UserError
 from quench.experiment import Experiment
-from quench.sweep import trials
+from quench.sweep.trials import trials
 
 EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.py"))
 

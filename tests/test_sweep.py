@@ -8,7 +8,7 @@ from quench import Choice, LogUniform, Sweep, ThreatModel, Uniform
 from quench.errors import InvalidValue
 from quench.geometry.l2 import L2
 from quench.methods.n_fgsm import NFGSM
-from quench.sweep import trials
+from quench.sweep.trials import trials
 from quench.training.recipe import Recipe
 
 

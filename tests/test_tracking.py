@@ -23,7 +23,8 @@ from quench.config import flatten, override
 from quench.evaluation.reliability import Flag
 from quench.record import Record
 from quench.storage import SweepRecord
-from quench.sweep import Sweep, trials
+from quench.sweep import Sweep
+from quench.sweep.trials import trials
 from quench.tracking import Tracker, default_uri, pages
 from quench.training.recipe import Recipe
 

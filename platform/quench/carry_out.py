@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from quench.campaign import Campaign
 from quench.console import LiveTable, terminal
 from quench.durable import alone
 from quench.errors import NotWritten, one_line
@@ -81,26 +82,28 @@ def carry_out_sweep(arguments: Namespace, made: SweepRecord) -> int:
     from quench.distributed import cluster, tune
 
     console, about = terminal(), made.about
+    campaign = Campaign(made, concurrent=arguments.concurrent, time_budget=arguments.time_budget)
     table = LiveTable(made.records, console)
     tracker = tracker_of(arguments, about["experiment"], made)
-    todo = [record for record in made.records if record.unfinished]
-    workers = max((record.recipe.workers + record.recipe.data.streams for record in todo), default=1)
+    workers = max(campaign.workers, default=1) + campaign.streams
     state = made.directory / "ray" / f"{len(list(made.directory.glob('ray/*')))}"
     status: Status = "finished"
     sinks = {"the table": table, "MLflow": sink(tracker)}
-    with alone(made.directory / "sweep.json"), table.shown(), following(made.records, sinks) as followers:
+    with alone(made.directory / "sweep.json"), table.shown(), following(made, sinks) as followers:
         try:
             with cluster.connected(arguments.address, workers, made.directory.parent) as ray:
-                concurrent = arguments.concurrent or about["concurrent"]
-                tune.sweep(todo, ray, state, about["scheduler"], concurrent, arguments.worker_timeout)
+                tune.sweep(campaign, ray, state, arguments.worker_timeout)
         except KeyboardInterrupt:
             status = "interrupted"
-        for record in todo:
-            record.settle("interrupted", "")
+        for record in made.records:
+            if record.unfinished:
+                record.settle("interrupted", "")
     failed = [record for record in made.records if record.status == "failed"]
     status = "failed" if failed and status == "finished" else status
     for record in failed:
         console.print(f"failed: {record.name}: {record.entries('status')[-1]['reason']}", markup=False)
+    if campaign.over:
+        console.print(f"the time budget of {campaign.plan.time_budget:g} s is spent")
     files = print_report(console, made)
     try:
         tracker().end_sweep(made, status, files)

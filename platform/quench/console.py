@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -21,9 +20,6 @@ from quench.evaluation import Judged
 from quench.evaluation.intervals import Share, wilson
 from quench.journal import Entry
 from quench.record import ENDED, Record, Status
-
-if TYPE_CHECKING:
-    pass
 
 _COLUMNS = ("trial", "method", "norm", "epsilon", "epoch", "clean", "robust", "train s", "status")
 _STYLES: dict[Status, str] = {
@@ -80,14 +76,15 @@ class _Row:
 class LiveTable:
     """A sink for a follower: one row a trial, redrawn in a terminal; elsewhere, lines as trials get on."""
 
-    def __init__(self, records: list[Record], console: Console) -> None:
+    def __init__(self, records: Sequence[Record], console: Console) -> None:
+        """`records` are those that are known yet; more may be handed in."""
         self._rows = {record.directory: _Row(record) for record in records}
         self._console = console
         self._live: Live | None = None
         self._widths = [max(len(cell) for cell in column) for column in zip(_COLUMNS, *self._samples(), strict=True)]
 
     def __call__(self, record: Record, entries: list[Entry]) -> None:
-        row = self._rows[record.directory]
+        row = self._rows.setdefault(record.directory, _Row(record))
         before = row.status
         for entry in entries:
             row.take(entry)

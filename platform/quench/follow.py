@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from quench.journal import Entry
@@ -14,11 +14,14 @@ Sink = Callable[[Record, list[Entry]], None]
 
 
 class Follower:
-    """Where a sink has got to in each log. Logs are the truth; a sink that fails loses nothing."""
+    """Where a sink has got to in each log. Logs are the truth; a sink that fails loses nothing.
 
-    def __init__(self, records: Sequence[Record], sink: Sink) -> None:
-        self._offsets = dict.fromkeys(records, 0)
-        self._sink = sink
+    Of a `SweepRecord`, the logs of trials that are added later too.
+    """
+
+    def __init__(self, records: Iterable[Record], sink: Sink) -> None:
+        self._records, self._sink = records, sink
+        self._offsets: dict[Record, int] = {}
         self.failures: dict[Record, Exception] = {}
         """runs whose entries the sink failed to take at the last try, and why"""
 
@@ -28,9 +31,9 @@ class Follower:
         After the second failure the sink itself is taken to be down, and left alone until the next call.
         """
         failed = 0
-        for record in sorted(self._offsets, key=lambda record: record in self.failures):
+        for record in sorted(self._records, key=lambda record: record in self.failures):
             try:
-                entries, end = record.read(self._offsets[record])
+                entries, end = record.read(self._offsets.get(record, 0))
                 if entries:
                     self._sink(record, entries)
                     self._offsets[record] = end
@@ -44,7 +47,7 @@ class Follower:
 
 @contextmanager
 def following(
-    records: Sequence[Record], sinks: Mapping[str, Sink], every: float = 0.5
+    records: Iterable[Record], sinks: Mapping[str, Sink], every: float = 0.5
 ) -> Iterator[dict[str, Follower]]:
     """Pump each sink in a thread of its own while the block runs, and once more when it is over."""
     followers = {name: Follower(records, sink) for name, sink in sinks.items()}

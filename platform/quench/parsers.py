@@ -91,25 +91,41 @@ def _training_commands(add: Callable[..., argparse.ArgumentParser], ray: _Parser
     sweep.add_argument(
         "experiment", type=Path, metavar="EXPERIMENT", help="a Python file that defines RECIPE and SWEEP"
     )
-    sweep.add_argument("--trials", type=int, metavar="N", help="at most N trials; for random search, exactly N")
-    sweep.add_argument(
-        "--scheduler", metavar="NAME", help="fifo: every trial to its end; asha: stop those that lag behind"
-    )
-    _concurrent_option(sweep)
+    _sweep_options(sweep)
     scaling = add("scaling", "train a recipe on 1, 2, ... workers and say what they buy", ray, epilog=_OVERRIDES)
     scaling.add_argument("experiment", type=Path, metavar="EXPERIMENT", help="a Python file that defines RECIPE")
     scaling.add_argument(
         "--on", type=int, nargs="+", default=[1, 2], metavar="N", help="numbers of workers (default: 1 2)"
     )
     scaling.add_argument("--seeds", type=int, default=1, metavar="N", help="runs for each (default: 1)")
-    scaling.set_defaults(concurrent=1)  # runs side by side would slow each other
+    scaling.set_defaults(concurrent=1, time_budget=None)  # runs side by side would slow each other
     resume = add("resume", "go on with a run or a sweep that was interrupted", ray)
     resume.add_argument("name", metavar="RUN|SWEEP", nargs="?", default="latest", help="its folder or name, or latest")
-    _concurrent_option(resume)
+    _concurrent_options(resume)
 
 
-def _concurrent_option(command: argparse.ArgumentParser) -> None:
+def _sweep_options(sweep: argparse.ArgumentParser) -> None:
+    sweep.add_argument("--trials", type=int, metavar="N", help="configurations to try; of a grid, at most")
+    sweep.add_argument("--search", metavar="NAME", help="grid, random, tpe or nsga2")
+    sweep.add_argument("--scheduler", metavar="NAME", help="fifo, asha, hyperband, halving, pbt or pb2")
+    sweep.add_argument(
+        "--confirm", type=int, metavar="N", help="run the best N again on fresh seeds, and judge them by AutoAttack"
+    )
+    sweep.add_argument("--gpus", type=float, metavar="SHARE", help="of a GPU for each trial of one worker: 0.25, say")
+    sweep.add_argument(
+        "--dry-run", action="store_true", help="only say what would be run, at what cost, how much of it at once"
+    )
+    _concurrent_options(sweep)
+
+
+def _concurrent_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--concurrent", type=int, metavar="N", help="trials at the same time (default: what fits)")
+    command.add_argument(
+        "--time-budget",
+        type=_duration,
+        metavar="TIME",
+        help="interrupt the sweep after 90s, 30m or 2h of wall-clock time",
+    )
 
 
 def _checkpoint_option(command: argparse.ArgumentParser) -> None:
@@ -207,6 +223,16 @@ def _ray_options() -> _Parser:
         help="replace data-parallel workers after one has kept the others waiting so long (default: 600)",
     )
     return options
+
+
+def _duration(text: str) -> float:
+    """`90`, `90s`, `30m`, `2h` or `1d`, in seconds."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
+    try:
+        return _seconds(number) * unit
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a time such as 90s, 30m or 2h") from None
 
 
 def _seconds(text: str) -> float:

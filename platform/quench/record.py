@@ -15,8 +15,9 @@ import json
 import subprocess
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -45,15 +46,25 @@ class Record:
 
     @staticmethod
     def create(
-        directory: Path, recipe: Recipe, *, experiment: str, configuration: str, sweep: str | None = None
+        directory: Path,
+        recipe: Recipe,
+        *,
+        experiment: str,
+        configuration: str,
+        sweep: str | None = None,
+        trial: Mapping[str, Any] | None = None,
     ) -> Record:
-        """Begin a record; `directory` must be new. `configuration` is a word for what its replicates share."""
+        """Begin a record; `directory` must be new. `configuration` is a word for what its replicates share.
+
+        `trial` says where it stands in its sweep: see `sweep.trials.Trial`.
+        """
         directory.mkdir(parents=True)
         about = {
             "id": uuid.uuid4().hex,
             "experiment": experiment,
             "configuration": configuration,
             "sweep": sweep,
+            "trial": trial,
             "created": now(),
             **provenance(),
             "recipe": encode(recipe),
@@ -181,6 +192,7 @@ class Record:
         return max((path.stat().st_mtime_ns for path in found), default=0)
 
 
+@cache
 def provenance() -> dict[str, Any]:
     """Versions and git commit: what besides the recipe decides a result."""
     packages = ("quench", "torch", "numpy", "ray", "mlflow")

@@ -11,14 +11,16 @@ import json
 import re
 import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from quench.durable import write_json
 from quench.errors import InvalidValue, nearest
 from quench.record import Record, now, provenance
-from quench.sweep import Trial
+from quench.sweep.trials import Trial
 
 
 @dataclass(frozen=True)
@@ -26,42 +28,51 @@ class SweepRecord:
     """A sweep's folder: `sweep.json` says what was asked for, the trials' records what came of it."""
 
     directory: Path
+    _known: dict[Path, Record] = field(default_factory=dict[Path, Record], repr=False, compare=False)
 
     @staticmethod
-    def create(directory: Path, experiment: str, trials: list[Trial], asked: dict[str, Any]) -> SweepRecord:
+    def create(directory: Path, experiment: str, trials: Iterable[Trial], asked: dict[str, Any]) -> SweepRecord:
         """Begin a sweep: its folder, and a record for every trial, none of them run yet."""
         directory.mkdir(parents=True)
-        identity = uuid.uuid4().hex
-        for number, trial in enumerate(trials):
-            words = f"{number:03d} {trial.recipe.threat} {trial.configuration} s{trial.recipe.seed}"
-            slug = re.sub(r"[^\w.=]+", "-", words)[:100]
-            Record.create(
-                directory / slug,
-                trial.recipe,
-                experiment=experiment,
-                configuration=trial.configuration,
-                sweep=identity,
-            )
-        about = {
-            "id": identity,
-            "experiment": experiment,
-            "created": now(),
-            **asked,
-        }
+        about = {"id": uuid.uuid4().hex, "experiment": experiment, "created": now(), **asked}
         write_json(directory / "sweep.json", about | provenance())
-        return SweepRecord(directory)
+        made = SweepRecord(directory)
+        for trial in trials:
+            made.add(trial)
+        return made
+
+    def add(self, trial: Trial) -> Record:
+        """A record for another trial."""
+        number = len(self._known) or len(self.records)
+        words = f"{number:04d} {trial.recipe.threat} {trial.configuration} s{trial.recipe.seed}"
+        place = self.directory / re.sub(r"[^\w.=]+", "-", words)[:100]
+        self._known[place] = Record.create(
+            place,
+            trial.recipe,
+            experiment=self.about["experiment"],
+            configuration=trial.configuration,
+            sweep=self.about["id"],
+            trial=trial.about(),
+        )
+        return self._known[place]
 
     @property
     def name(self) -> str:
         return self.directory.name
 
-    @property
+    @cached_property
     def about(self) -> dict[str, Any]:
         return json.loads((self.directory / "sweep.json").read_text())
 
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
     @property
     def records(self) -> list[Record]:
-        return [Record(path.parent) for path in sorted(self.directory.glob("*/recipe.json"))]
+        """Those that there are now, in the order in which they were begun."""
+        for mark in self.directory.glob("*/recipe.json"):
+            self._known.setdefault(mark.parent, Record(mark.parent))
+        return [self._known[place] for place in sorted(self._known)]
 
 
 def new_directory(storage: Path, experiment: str) -> Path:

@@ -22,7 +22,8 @@ from quench.errors import UserError
 from quench.interpretation.views import METRICS, Interpretation
 from quench.record import Record
 from quench.storage import SweepRecord
-from quench.sweep import Sweep, trials
+from quench.sweep import Sweep
+from quench.sweep.trials import trials
 from quench.tracking import default_uri
 
 SHORT = {

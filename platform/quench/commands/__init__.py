@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
+from quench.campaign import begin
 from quench.carry_out import (
     carry_out_run,
     carry_out_sweep,
@@ -23,8 +24,10 @@ from quench.console import terminal
 from quench.errors import UserError, redacted, require
 from quench.experiment import Experiment
 from quench.record import Record
-from quench.storage import SweepRecord, find, find_sweep, new_directory
-from quench.sweep import configuration, trials
+from quench.storage import find, find_sweep, new_directory
+from quench.sweep import Confirm
+from quench.sweep.proposals import Proposals
+from quench.sweep.trials import configuration, trials
 from quench.training.recipe import Recipe
 
 Changes = dict[str, Any]
@@ -51,15 +54,17 @@ def sweep(arguments: Namespace, changes: Changes) -> int:
     for key, swept in product(changes, experiment.sweep.keys):
         clear = not f"{key}.".startswith(f"{swept}.") and not f"{swept}.".startswith(f"{key}.")
         require(clear, key, changes[key], f"varied by the SWEEP in {experiment.path} ({swept}); change it there")
-    asked = {key: getattr(arguments, key) for key in ("trials", "scheduler", "concurrent")}
-    plan = replace(experiment.sweep, **{key: value for key, value in asked.items() if value is not None})
-    chosen = trials(override(experiment.recipe, changes), plan)
-    _check([trial.recipe for trial in chosen])
-    about = {"file": str(experiment.path), "overrides": changes} | {
-        field.name: repr(getattr(plan, field.name)) if field.name == "space" else getattr(plan, field.name)
-        for field in fields(plan)
+    asked = {
+        key: getattr(arguments, key) for key in ("trials", "search", "scheduler", "concurrent", "gpus", "time_budget")
     }
-    made = SweepRecord.create(new_directory(arguments.storage, experiment.name), experiment.name, chosen, about)
+    asked["confirm"] = None if arguments.confirm is None else Confirm(finalists=arguments.confirm)
+    plan = replace(experiment.sweep, **{key: value for key, value in asked.items() if value is not None})
+    recipe = override(experiment.recipe, changes)
+    chosen = trials(recipe, plan)
+    if plan.adaptive:
+        Proposals(recipe, plan, {})  # refuses what it cannot work with
+    _check([trial.recipe for trial in chosen])
+    made = begin(new_directory(arguments.storage, experiment.name), experiment, recipe, plan, overrides=changes)
     return carry_out_sweep(arguments, made)
 
 

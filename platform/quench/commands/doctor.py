@@ -21,7 +21,7 @@ from quench.console import terminal
 from quench.datasets import Dataset
 from quench.errors import one_line
 from quench.experiment import Experiment
-from quench.sweep import trials
+from quench.sweep.trials import trials
 
 if TYPE_CHECKING:
     from quench.distributed.cluster import Cluster

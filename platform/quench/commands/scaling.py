@@ -6,12 +6,13 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
+from quench.campaign import begin
 from quench.carry_out import carry_out_sweep
 from quench.config import override
 from quench.errors import InvalidValue, require
 from quench.experiment import Experiment
-from quench.storage import SweepRecord, new_directory
-from quench.sweep import Choice, Space, Sweep, trials
+from quench.storage import new_directory
+from quench.sweep import Choice, Space, Sweep
 from quench.training.budgets.epochs import Epochs
 from quench.training.recipe import Recipe
 
@@ -27,10 +28,9 @@ def scaling(arguments: Namespace, changes: dict[str, Any]) -> int:
         raise InvalidValue("budget", "seconds", "must be in epochs: equal seconds would not tell what workers save")
     require(min(arguments.on) > 0, "on", arguments.on, "must be numbers of workers above 0")
     require(arguments.seeds > 0, "seeds", arguments.seeds, "must be above 0")
-    chosen = trials(recipe, Sweep(space=_spaces(recipe, sorted(set(arguments.on)), arguments.seeds)))
-    about = {"file": str(experiment.path), "overrides": changes, "scheduler": "fifo", "concurrent": 1, "scaling": True}
-    made = SweepRecord.create(new_directory(arguments.storage, experiment.name), experiment.name, chosen, about)
-    return carry_out_sweep(arguments, made)
+    plan = Sweep(space=_spaces(recipe, sorted(set(arguments.on)), arguments.seeds), concurrent=1)
+    place = new_directory(arguments.storage, experiment.name)
+    return carry_out_sweep(arguments, begin(place, experiment, recipe, plan, overrides=changes, scaling=True))
 
 
 def _spaces(recipe: Recipe, workers: Sequence[int], seeds: int) -> list[Space]:

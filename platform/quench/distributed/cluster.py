@@ -24,7 +24,7 @@ for _name, _value in {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less a run
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same everywhere
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the sweep; Tune would go on to its next part
-    "TUNE_GLOBAL_CHECKPOINT_S": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # the runs' own logs are what a sweep goes on from
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs' own logs hold everything
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }.items():
@@ -53,9 +53,13 @@ class Cluster:
         """Whether runs of so many workers get a GPU for each: on our own machine, only if there are enough."""
         return self.gpus >= (workers if self.ours else 1)
 
-    def room(self, workers: int, spare: bool = False) -> int:
-        """How many runs of so many workers fit at the same time, at least one; on CPUs, with one to spare if asked."""
-        return max((self.gpus if self.gives_gpus(workers) else self.cpus - spare) // workers, 1)
+    def room(self, workers: int, spare: bool = False, gpus: float = 1.0) -> int:
+        """How many runs of so many workers fit at the same time, at least one.
+
+        On CPUs, with one to spare if asked; with one worker, `gpus` is the share of a GPU that it gets.
+        """
+        places = self.gpus / (gpus if workers == 1 else 1) if self.gives_gpus(workers) else self.cpus - spare
+        return max(int(places // workers), 1)
 
     def must_spare_a_cpu(self, workers: int) -> None:
         """Raise `UserError` if a run of so many workers takes every CPU. One that it does not fit yet has to grow."""
