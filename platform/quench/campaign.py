@@ -46,10 +46,19 @@ class Campaign:
         """Whether images of any run are decoded while it trains."""
         return any(recipe.data.streams for recipe in self._recipes())
 
+    @property
+    def recipe(self) -> Recipe:
+        """The experiment's, over which the trials' values are laid."""
+        return decode(Recipe, self.made.about["recipe"])
+
+    def rest(self, workers: int) -> list[Record]:
+        """All runs of so many workers that are left, where none depends on the results of others."""
+        return [record for record in iter(lambda: self.next(workers), None) if isinstance(record, Record)]
+
     def next(self, workers: int) -> Record | Literal["wait"] | None:
         """A run of so many workers; "wait" if that depends on how others end; None after the last."""
         found = next((record for record in self._queue if record.recipe.workers == workers), None)
-        if self.over or (found is None and (self._proposals is None or _recipe(self.made).workers != workers)):
+        if self.over or (found is None and (self._proposals is None or self.recipe.workers != workers)):
             return None
         if found is not None:
             self._queue.remove(found)
@@ -71,13 +80,13 @@ class Campaign:
             self._proposals.ended(_trial(record), outcome(record))
 
     def _recipes(self) -> list[Recipe]:
-        proposed = [] if self._proposals is None else [_recipe(self.made)]
+        proposed = [] if self._proposals is None else [self.recipe]
         return [*proposed, *(record.recipe for record in self._queue)]
 
     def _replayed(self) -> Proposals:
         trials = {record: _trial(record) for record in self.made.records}
         candidates = {(str(trial.recipe.threat), trial.candidate) for trial in trials.values()}
-        proposals = Proposals(_recipe(self.made), self.plan, Counter(threat for threat, _ in candidates))
+        proposals = Proposals(self.recipe, self.plan, Counter(threat for threat, _ in candidates))
         for trial in trials.values():
             proposals.begun(trial)
         for record, trial in trials.items():
@@ -111,8 +120,3 @@ def outcome(record: Record) -> Outcome:
 
 def _trial(record: Record) -> Trial:
     return Trial.of(record.recipe, record.about["configuration"], record.about["trial"])
-
-
-def _recipe(made: SweepRecord) -> Recipe:
-    """That of the experiment, over which the trials' values are laid."""
-    return decode(Recipe, made.about["recipe"])

@@ -16,6 +16,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -23,8 +24,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quench import checkpoint, durable, journal
-from quench.config import decode, encode
-from quench.errors import Superseded, UserError
+from quench.config import decode, encode, override
+from quench.errors import InvalidValue, Superseded, UserError
 from quench.journal import Entry
 from quench.training.loop import EpochReport
 from quench.training.recipe import Recipe
@@ -80,6 +81,26 @@ class Record:
     @cached_property
     def recipe(self) -> Recipe:
         return decode(Recipe, self.about["recipe"])
+
+    @property
+    def recipe_now(self) -> Recipe:
+        """The recipe with what has been changed while it ran: see `go_on_from`."""
+        return override(
+            self.recipe, {key: value for entry in self.entries("change") for key, value in entry["to"].items()}
+        )
+
+    def go_on_from(self, other: Record, changes: Mapping[str, Any]) -> None:
+        """Let the run, which must stand still, go on with another's weights and these numbers, by dotted keys.
+
+        Its epochs and its clock are its own still; so are the numbers, where they would be refused.
+        """
+        mine, learned = self.checkpoint("last"), other.checkpoint("last")
+        with suppress(InvalidValue):
+            override(self.recipe_now, changes)
+            self.append("change", epoch=mine["epoch"], to=dict(changes), of=other.name)
+        taken = {key: learned[key] for key in ("model", "optimizer", "averaged", "memory", "places")}
+        with checkpoint.Writer(self.hold) as writer:
+            writer(mine | taken | {"collapsed": False}, [self.path("last")])
 
     @property
     def name(self) -> str:

@@ -42,7 +42,7 @@ def run(
     by `decode`. A run that diverges ends as failed, one that its guard gives up, or that ends collapsed, as
     catastrophic_overfitting; any other exception is recorded, if that can be, and raised.
     """
-    ranks, recipe = Ranks.current(), record.recipe
+    ranks, recipe = Ranks.current(), record.recipe_now
     write = ranks.rank == 0
     try:
         data = recipe.data.load(recipe.validation)
@@ -103,7 +103,7 @@ def _train(
     An epoch is entered after the checkpoints that hold it, which hold its entry: a crash between any two writes
     costs no epoch, and after it none is entered twice.
     """
-    write, recipe = ranks.rank == 0, record.recipe
+    write, recipe = ranks.rank == 0, record.recipe_now
     with Writer(record.hold) as writer:
 
         def keep(report: EpochReport | None = None, due: bool = True) -> None:

@@ -25,6 +25,7 @@ for _name, _value in {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same everywhere
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the sweep; Tune would go on to its next part
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # the runs' own logs are what a sweep goes on from
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # not every epoch has a number to select by
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs' own logs hold everything
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from ray.tune.search import Searcher
 from quench import trial
 from quench.campaign import Campaign
 from quench.distributed.cluster import Cluster
+from quench.distributed.population import population
 from quench.distributed.train import RESTARTS, reports, train_data_parallel
 from quench.record import Record
 from quench.training.budgets import Budget
@@ -53,6 +55,7 @@ def _tuner(campaign: Campaign, ray: Cluster, state: Path, workers: int, timeout:
     most = plan.concurrent or (None if workers == 1 and not spare else room)
     # What depends on results is not asked for before there is room for it.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(most or room if plan.adaptive else MOST_PENDING)
+    members = [str(record.directory) for record in campaign.rest(workers)] if plan.population else []
     one: dict[str, float] = {"GPU": plan.gpus} if gpu else {"CPU": 1}
     return tune.Tuner(
         tune.with_resources(_trial, one if workers == 1 else ray.driver),
@@ -60,12 +63,14 @@ def _tuner(campaign: Campaign, ray: Cluster, state: Path, workers: int, timeout:
             "gpu": gpu,
             "timeout": timeout,
             "ahead": plan.scheduler in ("fifo", "halving"),  # who may be stopped at an epoch must have that on disk
+            "population": plan.population,
+            **({"record": tune.grid_search(members)} if members else {}),
         },
         tune_config=tune.TuneConfig(
             # No metric: a trial that diverges at once, or had only to be judged, ends without any.
-            search_alg=_Next(campaign, workers),
-            num_samples=-1,
-            scheduler=_Asha(campaign) if plan.scheduler in ("asha", "hyperband") else FIFOScheduler(),
+            search_alg=None if members else _Next(campaign, workers),
+            num_samples=1 if members else -1,
+            scheduler=_scheduler(campaign),
             max_concurrent_trials=min(most or room, room) if spare else most,
             reuse_actors=workers == 1,
             trial_dirname_creator=_folder,
@@ -81,6 +86,12 @@ def _tuner(campaign: Campaign, ray: Cluster, state: Path, workers: int, timeout:
     )
 
 
+def _scheduler(campaign: Campaign) -> TrialScheduler:
+    if campaign.plan.population:
+        return population(campaign, METRIC)
+    return _Asha(campaign) if campaign.plan.scheduler in ("asha", "hyperband") else FIFOScheduler()
+
+
 def _trial(config: dict[str, Any]) -> None:
     """In a trial's actor."""
     record = Record(Path(config["record"]))
@@ -88,7 +99,11 @@ def _trial(config: dict[str, Any]) -> None:
         train_data_parallel(record, config["gpu"], config["timeout"], config["ahead"], [TuneReportCallback()])
         return
     for report in reports(record, trial.best_device(), config["ahead"]):
-        tune.report(report.metrics())
+        if config["population"]:  # Tune wants a checkpoint to hand on; what is handed on are the records'
+            with TemporaryDirectory() as nothing:
+                tune.report(report.metrics(), checkpoint=tune.Checkpoint.from_directory(nothing))
+        else:
+            tune.report(report.metrics())
 
 
 def _folder(tried: Trial) -> str:

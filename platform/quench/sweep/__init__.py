@@ -111,14 +111,29 @@ class Sweep:
         require(not self.adaptive or "seed" not in named, "seed", "in the space", allowed)
         halving = self.scheduler == "halving"
         require(halving or not self.rungs, "rungs", self.rungs, "need scheduler = 'halving'")
-        population = self.scheduler in ("pbt", "pb2") and (self.search != "random" or self.confirm is not None)
-        allowed = "must be 'random' with pbt and pb2, without confirm: a population is drawn once"
-        require(not population, "search", self.search, allowed)
+        if self.population:
+            self._check_population()
         for constraint in self.constraints:
             check(constraint)
         if self.search == "grid":
             for space in self.spaces:
                 next(enumerated(space))
+
+    def _check_population(self) -> None:
+        allowed = f"must be 'random' with {self.scheduler}, without seeds and confirm: a population is drawn once"
+        once = self.search == "random" and not self.seeds and self.confirm is None
+        require(once, "search", self.search, allowed)
+        require(len(self.spaces) == 1, "space", self.space, f"must be a single one with {self.scheduler}")
+        kinds = (Uniform,) if self.scheduler == "pb2" else (Uniform, LogUniform, Choice)
+        for key, values in self.spaces[0].items():
+            changes = isinstance(values, kinds) and key.startswith(("method.", "optimizer."))
+            allowed = f"must be a number of method or optimizer, {' or '.join(kind.__name__ for kind in kinds)}: "
+            require(changes, key, values, f"{allowed}{self.scheduler} changes it while runs go on")
+
+    @property
+    def population(self) -> bool:
+        """Whether runs take over from each other."""
+        return self.scheduler in ("pbt", "pb2")
 
     @property
     def spaces(self) -> Sequence[Space]:
@@ -137,7 +152,7 @@ class Sweep:
     @property
     def decisions(self) -> tuple[float, ...]:
         """The shares of the budget after which a scheduler looks at runs."""
-        if self.scheduler in ("pbt", "pb2"):
+        if self.population:
             return tuple(n * self.grace for n in range(1, int(1 / self.grace) + 1))
         if self.scheduler == "fifo" and not self.adaptive:
             return ()

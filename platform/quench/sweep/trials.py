@@ -70,7 +70,8 @@ def trials(recipe: Recipe, sweep: Sweep) -> list[Trial]:
 
 def build(recipe: Recipe, sweep: Sweep, assignment: Assignment, seed: int | None, **changes: object) -> Recipe:
     """The recipe of a trial: `changes`, by dotted keys, over the assignment over the experiment's recipe."""
-    looks = {"selection.at": sweep.decisions} if sweep.decisions else {}
+    looks: Assignment = {"selection.at": sweep.decisions} if sweep.decisions else {}
+    looks |= {"guard.action": "record"} if sweep.population else {}  # the others are a collapsed member's guard
     seeds = {} if seed is None else {"seed": seed}
     try:
         return override(recipe, {**looks, **assignment, **seeds, **changes})
