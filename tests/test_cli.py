@@ -53,7 +53,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (("train", CIFAR, "--data", "image_folder", "--data.root", "/nowhere"), r"data\.root = '/nowhere': no such folder"),
         (("train",), r"EXPERIMENT"),
         (("sweep", DIGITS), r"defines no SWEEP"),
-        (("sweep", DEMO, "--scheduler", "ahsa"), r"scheduler = 'ahsa': must be one of asha, fifo; did you mean 'asha'"),
+        (("sweep", DEMO, "--scheduler", "ahsa"), r"scheduler = 'ahsa': must be one of asha, fifo, halving, hyperband, pb2, pbt; did you mean 'asha'"),
         (("sweep", DEMO, "--trials", "0"), r"trials = 0: must be above 0"),
         (("sweep", DEMO, "--method.steps", "3"), r"method\.steps = 3: .*SWEEP"),
         (("trian", DIGITS), r"command = 'trian': must be one of .*did you mean 'train'"),

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SCALING_COLUMNS = ("scaling", "workers", "batch", "seeds", "train s", "speed-up", "efficiency", "gpu s", "robust")
+_MOST_ROWS = 12
 _TRADE_OFF_COLUMNS = ("threat", "method", "seeds", "train s", "clean", "robust (min - max)", "behind", "faster")
 
 
 def trade_off_table(frame: pd.DataFrame) -> Table:
-    """`analysis.runs.configurations` for people: every configuration, those on the Pareto front marked."""
+    """`analysis.runs.configurations` for people: those on the Pareto front marked, and of many only the best."""
+    whole, frame = frame, frame.loc[frame.groupby("threat")["robust"].rank(ascending=False) <= _MOST_ROWS]
     table = Table(
         *(Column(name, no_wrap=name != "method") for name in _TRADE_OFF_COLUMNS),
         title="Train seconds against robust accuracy on the test images; * on the Pareto front",
@@ -45,7 +47,38 @@ def trade_off_table(frame: pd.DataFrame) -> Table:
     lost = "\nlost: to catastrophic overfitting, and in the means nevertheless" if frame["lost"].any() else ""
     doubted = "\nunreliable: by a flag of the evaluation; runs.csv says which" if frame["unreliable"].any() else ""
     faster = "behind, faster: points of robust accuracy, and train seconds, to the most robust method"
-    table.caption = faster + lost + doubted
+    more = len(whole) - len(frame)
+    left_out = f"\nnot shown: {more} that are less robust; configurations.csv has them" if more else ""
+    table.caption = faster + lost + doubted + left_out
+    table.caption_justify = "left"
+    return table
+
+
+def confirmed_table(frame: pd.DataFrame) -> Table:
+    """`analysis.confirmed.confirmed_frame` for people: of each threat model, the best first."""
+    table = Table(
+        *("threat", "method", "found", "again", "seeds", "train s", "clean", "robust [95 %]"),
+        title="The finalists, trained again on seeds that they were not chosen by",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for row in frame.to_dict("records"):
+        doubts = f", {row['unreliable']} unreliable" if row["unreliable"] else ""
+        table.add_row(
+            str(row["threat"]),
+            str(row["configuration"]),
+            f"{row['found']:.1%}",
+            f"{row['again']:.1%}",
+            f"{row['seeds']}{doubts}",
+            f"{row['train_seconds']:.2f}",
+            f"{row['clean']:.1%}",
+            str(Share(row["robust"], row["robust_low"], row["robust_high"])),
+        )
+    table.caption = (
+        "found, again: robust on held-out images, when it was chosen and on fresh seeds, by which these are ordered;\n"
+        "clean and robust: on the test images, of the fresh seeds"
+    )
     table.caption_justify = "left"
     return table
 

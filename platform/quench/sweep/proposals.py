@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from quench.attacks.pgd import PGD
 from quench.catalogue import name_of
 from quench.config import flatten, override
 from quench.errors import InvalidValue, require
@@ -200,8 +199,7 @@ def rungs_of(recipe: Recipe, sweep: Sweep) -> Sequence[Space]:
         return sweep.rungs
     kind, whole = name_of(recipe.budget), recipe.budget.amount
     amounts = [share * whole if kind == "seconds" else max(round(share * whole), 1) for share in sweep.shares]
-    lower = [{f"budget.{kind}": amount, "evaluation": PGD(steps=10)} for amount in amounts[:-1]]
-    return (*lower, {f"budget.{kind}": amounts[-1]})
+    return [{f"budget.{kind}": amount} for amount in amounts]
 
 
 def _by_threat(recipe: Recipe, sweep: Sweep) -> Iterator[tuple[str, Space]]:

@@ -166,7 +166,7 @@ def draw(space: Space, chooser: Chooser, chosen: Assignment, within: str = "") -
         new = values.draw(key + within, chooser, known) if isinstance(values, Distribution) else {key: values}
         found |= new
         for name, value in new.items():
-            parts = flatten(value) if is_dataclass(value) else {"": value}
+            parts = flatten(value) if is_dataclass(value) or isinstance(value, dict) else {"": value}
             known |= {f"{name}.{part}".rstrip("."): inner for part, inner in parts.items()}
     return found
 

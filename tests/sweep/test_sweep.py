@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -58,6 +59,39 @@ def test_trials_cap_a_grid(recipe: Recipe) -> None:
     assert len(trials(recipe, Sweep(space={"seed": Choice(*range(10))}, trials=3))) == 3
 
 
+def test_seeds_replicate_every_configuration(recipe: Recipe) -> None:
+    found = trials(recipe, Sweep(space={"method": Choice("pgd", "standard", "fgsm")}, seeds=(0, 1), trials=2))
+    assert [(trial.configuration, trial.recipe.seed, trial.candidate) for trial in found] == [
+        ("pgd", 0, 0),
+        ("pgd", 1, 0),
+        ("standard", 0, 1),
+        ("standard", 1, 1),
+    ]
+
+
+def test_constraints_leave_out_what_breaks_them(recipe: Recipe) -> None:
+    space = {"threat.epsilon": Choice(0.1, 0.2), "method.step_ratio": Choice(0.5, 1.0)}
+    found = trials(recipe, Sweep(space=space, constraints=("method.step_ratio * threat.epsilon <= 0.1",)))
+    assert [trial.recipe.threat.epsilon for trial in found] == [0.1, 0.1, 0.2]
+    for impossible in (Sweep(space=space, search="random", trials=2), Sweep(space=space)):
+        with pytest.raises(InvalidValue, match="refuse"):
+            trials(recipe, replace(impossible, constraints=("threat.epsilon > 1",)))
+
+
+def test_schedulers_look_at_shares_of_the_budget(recipe: Recipe) -> None:
+    shares = {
+        name: Sweep(space={}, search="random", trials=1, scheduler=name, grace=0.25).decisions
+        if name != "pbt"
+        else Sweep(
+            space={"optimizer.lr": Uniform(0, 1)}, search="random", trials=1, scheduler="pbt", grace=0.25
+        ).decisions
+        for name in ("fifo", "asha", "halving", "pbt")
+    }
+    assert shares == {"fifo": (), "asha": (0.25, 0.5, 1.0), "halving": (1.0,), "pbt": (0.25, 0.5, 0.75, 1.0)}
+    (trial,) = trials(recipe, Sweep(space={}, scheduler="asha"))
+    assert trial.recipe.selection.at == (0.125, 0.25, 0.5, 1.0)
+
+
 def test_a_trial_that_cannot_be_run_is_named_before_any_is(recipe: Recipe) -> None:
     with pytest.raises(InvalidValue, match=r"SWEEP\.threat\.epsilon = -1\.0: must be above 0"):
         trials(recipe, Sweep(space={"threat.epsilon": Choice(0.1, -1)}))
@@ -76,6 +110,16 @@ def test_a_trial_that_cannot_be_run_is_named_before_any_is(recipe: Recipe) -> No
         ({"space": {}, "scheduler": "ahsa"}, "did you mean 'asha'"),
         ({"space": {}, "trials": 0}, "must be above 0"),
         ({"space": {}, "concurrent": 0}, "must be above 0"),
+        ({"space": {}, "gpus": 2}, "a worker uses one GPU"),
+        ({"space": {}, "rungs": ({},)}, "need scheduler = 'halving'"),
+        ({"space": {"seed": Choice(0, 1)}, "seeds": (0, 1)}, "must be empty where the space has `seed`"),
+        ({"space": {"seed": Choice(0, 1)}, "scheduler": "halving"}, "give `seeds`"),
+        ({"space": {}, "scheduler": "pbt"}, "must be 'random' with pbt"),
+        (
+            {"space": {"model": Choice("small_cnn")}, "scheduler": "pbt", "search": "random", "trials": 2},
+            "changes it while",
+        ),
+        ({"space": {}, "constraints": ("lr",)}, "must compare two sides"),
     ],
 )
 def test_mistakes_are_named(options: dict[str, object], says: str) -> None:
