@@ -22,7 +22,7 @@ from quench.follow import Follower, Sink, following
 from quench.journal import Entry
 from quench.record import Record, Status
 from quench.storage import SweepRecord
-from quench.tables import scaling_table, trade_off_table
+from quench.tables import confirmed_table, scaling_table, trade_off_table
 
 if TYPE_CHECKING:
     from quench.tracking import Tracker
@@ -175,12 +175,15 @@ def print_evaluation(console: Console, name: str, entry: Mapping[str, Any]) -> N
 
 def print_report(console: Console, made: SweepRecord) -> list[Path]:
     """The trade-off table and the figure's place; returns the files that were written."""
+    from quench.analysis.confirmed import confirmed_frame
     from quench.analysis.report import write_report
 
     frames, files = write_report(made)
     for name, table in {"configurations": trade_off_table, "scaling": scaling_table}.items():
         if name in frames and not frames[name].empty:
             console.print(table(frames[name]))
+    if not (found := confirmed_frame(made.records)).empty:
+        console.print(confirmed_table(found))
     for figure in files[:1]:
         console.print(f"figure: {figure}", soft_wrap=True, highlight=False)
     return files
