@@ -71,7 +71,10 @@ def trials(recipe: Recipe, sweep: Sweep) -> list[Trial]:
 def build(recipe: Recipe, sweep: Sweep, assignment: Assignment, seed: int | None, **changes: object) -> Recipe:
     """The recipe of a trial: `changes`, by dotted keys, over the assignment over the experiment's recipe."""
     looks: Assignment = {"selection.at": sweep.decisions} if sweep.decisions else {}
-    looks |= {"guard.action": "record"} if sweep.population else {}  # the others are a collapsed member's guard
+    if sweep.population:
+        looks["guard.action"] = "record"  # the others are a collapsed member's guard
+    elif sweep.decisions and recipe.guard.action == "record":
+        looks["guard.action"] = "stop"  # who is lost gives its place to the next
     seeds = {} if seed is None else {"seed": seed}
     try:
         return override(recipe, {**looks, **assignment, **seeds, **changes})
