@@ -11,7 +11,6 @@ judges on the test images.
 from dataclasses import replace
 
 from digits_linf import RECIPE as LINF
-
 from quench import Choice, LogUniform, Sweep, Uniform
 from quench.sweep import Confirm, Option
 from quench.training.budgets.seconds import Seconds

@@ -28,7 +28,7 @@ class Cost:
     train_seconds: float
     """on the train clock; compilation, and what workers wait for each other, left out"""
     probe_seconds: float
-    """of judging the held-out images after every epoch, as if none were fooled"""
+    """of judging the held-out images, after every epoch and where a sweep chooses, as if none were fooled"""
     evaluation_seconds: float
     """of judging the test images in the end, as if none were fooled"""
 
@@ -71,13 +71,17 @@ def _cost(recipe: Recipe, machine: Machine) -> Cost:
     data, _ = machine.data(recipe)
     epochs, flops, seconds = _epochs(recipe, machine)
     probes = machine.judging(recipe, len(data.validation), {"fgsm": FGSM, "probe": recipe.probe})
+    selection = {"selection": recipe.selection.attack}
+    looks = len(recipe.selection.at) * machine.judging(
+        recipe, min(recipe.selection.images, len(data.validation)), selection
+    )
     evaluation = machine.judging(recipe, len(data.test), examination(recipe).attacks)
     doubts = machine.doubting(recipe, min(DOUBTED, len(data.test)))  # by one worker
     return Cost(
         recipe=recipe,
         flops=flops * recipe.workers,
         train_seconds=seconds,
-        probe_seconds=epochs * probes / recipe.workers,
+        probe_seconds=(epochs * probes + looks) / recipe.workers,
         evaluation_seconds=evaluation / recipe.workers + doubts,
     )
 

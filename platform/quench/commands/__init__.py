@@ -16,6 +16,7 @@ from quench.carry_out import (
 )
 from quench.commands.curve import curve
 from quench.commands.doctor import doctor
+from quench.commands.dry_run import dry_run
 from quench.commands.evaluate import compare, evaluate
 from quench.commands.interpret import interpret
 from quench.commands.scaling import scaling
@@ -64,6 +65,8 @@ def sweep(arguments: Namespace, changes: Changes) -> int:
     if plan.adaptive:
         Proposals(recipe, plan, {})  # refuses what it cannot work with
     _check([trial.recipe for trial in chosen])
+    if arguments.dry_run:
+        return dry_run(arguments, recipe, plan, chosen)
     made = begin(new_directory(arguments.storage, experiment.name), experiment, recipe, plan, overrides=changes)
     return carry_out_sweep(arguments, made)
 
