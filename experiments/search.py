@@ -1,4 +1,4 @@
-"""What is the best that eight train seconds buy on the digits? Methods, steps and rates, by a search that takes minutes.
+"""What is the best that eight train seconds buy on the digits? Methods, steps and rates, by a search of minutes.
 
     quench sweep experiments/search.py --dry-run
     quench sweep experiments/search.py

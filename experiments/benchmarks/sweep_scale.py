@@ -4,7 +4,7 @@
 
 Trials:     networks of a single layer on the digits, an update an epoch, one report for each; random learning rates.
 Contenders: - bare: `fit` and one evaluation, one trial after the other in one process, nothing written anywhere;
-            - quench: `quench sweep`, with everything it does: records, checkpoints, reliability flags, MLflow, report;
+            - quench: `quench sweep`, with everything it does: records, checkpoints, MLflow, report;
             - plain: Ray Tune as its documentation has it, the same `fit` and evaluation in a function that calls
               tune.report, and Ray's MLflowLoggerCallback. It writes no checkpoints; actors are used again, which is
               not its default, and spares it seconds a trial.
@@ -58,6 +58,7 @@ TRIVIAL = Recipe(
     validation=100,
     probe=PGD(steps=1),
     evaluation=PGD(steps=1),
+    reliability=0,
 )
 SPACE = {"optimizer.lr": LogUniform(1e-3, 1e-1)}
 BARE = 20

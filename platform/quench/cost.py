@@ -15,7 +15,7 @@ from quench.speed import Machine
 from quench.training.batches import batches_per_epoch
 from quench.training.overfitting import FGSM
 from quench.training.recipe import Recipe
-from quench.trial import DOUBTED, best_device, examination, machine
+from quench.trial import best_device, examination, machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +76,13 @@ def _cost(recipe: Recipe, machine: Machine) -> Cost:
         recipe, min(recipe.selection.images, len(data.validation)), selection
     )
     evaluation = machine.judging(recipe, len(data.test), examination(recipe).attacks)
-    doubts = machine.doubting(recipe, min(DOUBTED, len(data.test)))  # by one worker
+    doubts = machine.doubting(recipe, min(recipe.reliability, len(data.test))) if recipe.reliability else 0.0
     return Cost(
         recipe=recipe,
         flops=flops * recipe.workers,
         train_seconds=seconds,
         probe_seconds=(epochs * probes + looks) / recipe.workers,
-        evaluation_seconds=evaluation / recipe.workers + doubts,
+        evaluation_seconds=evaluation / recipe.workers + doubts,  # these by one worker
     )
 
 

@@ -32,12 +32,15 @@ def conclude(
 ) -> tuple[Flag, ...]:
     """Write the result beside the verdicts, and return the reasons not to trust it.
 
-    Up to `most` of the judged images are looked at once more for them; asked again about the same verdicts, not
-    so. The file's keys are those of RobustBench's model records, where those have one; `evaluation` has the rest.
+    Up to `most` of the judged images, with 0 none, are looked at once more for them; asked again about the same
+    verdicts, not so. The file's keys are those of RobustBench's model records, where those have one; `evaluation` has
+    the rest.
     """
     path, report = verdicts.path.with_suffix(".json"), verdicts.report()
-    found = _known(path, report.n)
-    if found is None:
+    found = _known(path, report.n, most)
+    if found is None and most == 0:
+        found = tuple(_of_stages(report))
+    elif found is None:
         victim = Victim(model, batch_size, report.precision)
         attack = next(iter(verdicts.attacks.values()))
         sample, standing = test.take(report.index.to(test.labels.device)), report.robust_bits
@@ -45,7 +48,7 @@ def conclude(
             found = flags(victim, sample, report.threat, standing, white_box(attack), BLACK_BOX, report.seed, most)
         found += tuple(_of_stages(report))
     found = tuple({flag.name: flag for flag in (*_of_others(verdicts, report), *found)}.values())
-    write_json(path, _entry(name, verdicts, report, found))
+    write_json(path, _entry(name, verdicts, report, found, checked=most > 0))
     return found
 
 
@@ -54,11 +57,12 @@ def white_box(attack: Attack) -> Attack:
     return attack if isinstance(attack, PGD) else PGD(steps=20)
 
 
-def _known(path: Path, examples: int) -> tuple[Flag, ...] | None:
+def _known(path: Path, examples: int, most: int) -> tuple[Flag, ...] | None:
     if not path.exists():
         return None
     about = json.loads(path.read_text())["evaluation"]
-    return tuple(Flag(**flag) for flag in about["flags"]) if about["examples"] == examples else None
+    same = about["examples"] == examples and about.get("checked", True) >= (most > 0)
+    return tuple(Flag(**flag) for flag in about["flags"]) if same else None
 
 
 def _of_stages(report: RobustnessReport) -> Iterator[Flag]:
@@ -91,7 +95,9 @@ def shared_bits(one: RobustnessReport, other: RobustnessReport, key: str | None 
     return first[torch.isin(one.index, other.index)], second[torch.isin(other.index, one.index)]
 
 
-def _entry(name: str, verdicts: Verdicts, report: RobustnessReport, found: tuple[Flag, ...]) -> dict[str, object]:
+def _entry(
+    name: str, verdicts: Verdicts, report: RobustnessReport, found: tuple[Flag, ...], checked: bool
+) -> dict[str, object]:
     about = summary([verdicts], found)
     return {
         "name": name,
@@ -105,6 +111,7 @@ def _entry(name: str, verdicts: Verdicts, report: RobustnessReport, found: tuple
         "evaluation": {
             "quench": __version__,
             **about,
+            "checked": checked,
             "data": verdicts.question["data"],
             "weights_sha256": verdicts.question["weights"],
             "pixels": "[0, 1]",

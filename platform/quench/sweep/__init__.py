@@ -78,7 +78,7 @@ class Sweep:
     """one in so many is kept at each decision; the next is after so many times the budget"""
     rungs: tuple[Space, ...] = ()
     """of halving: what replaces the recipe's values in the runs of each rung; epochs or seconds, and as well attack
-    steps, images or the final evaluation. By default the budget"""
+    steps, images or the final evaluation. By default the budget, and no check of reliability but in the last"""
     confirm: Confirm | None = None
     """run the best again on other seeds"""
     concurrent: int | None = None

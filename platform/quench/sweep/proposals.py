@@ -199,7 +199,8 @@ def rungs_of(recipe: Recipe, sweep: Sweep) -> Sequence[Space]:
         return sweep.rungs
     kind, whole = name_of(recipe.budget), recipe.budget.amount
     amounts = [share * whole if kind == "seconds" else max(round(share * whole), 1) for share in sweep.shares]
-    return [{f"budget.{kind}": amount} for amount in amounts]
+    lower = [{f"budget.{kind}": amount, "reliability": 0} for amount in amounts[:-1]]
+    return [*lower, {f"budget.{kind}": amounts[-1]}]
 
 
 def _by_threat(recipe: Recipe, sweep: Sweep) -> Iterator[tuple[str, Space]]:

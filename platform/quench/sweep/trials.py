@@ -89,7 +89,7 @@ def configuration(recipe: Recipe) -> str:
 
 def words_for(recipe: Recipe, assignment: Assignment) -> list[str]:
     """`["lr=0.1"]`: the recipe's values at these keys, and under those with a whole part, but what names it anyway."""
-    names = [key for key in assignment if key.partition(".")[0] not in ("threat", "seed", "evaluation")]
+    names = [key for key in assignment if key.partition(".")[0] not in ("threat", "seed", "evaluation", "reliability")]
     whole = tuple(f"{key}." for key in names if not isinstance(assignment[key], str))
     return [
         _word(key, value)

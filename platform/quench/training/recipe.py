@@ -161,6 +161,8 @@ class Recipe:
     """weights to judge in the end: the last, or the most robust on the held-out images"""
     evaluation: Attack = PGD_50_10
     """attack on the test images when the run is over"""
+    reliability: int = 64
+    """test images that the evaluation itself is checked on, for signs not to trust it; 0 for none"""
     checkpoints: Checkpoints = Checkpoints()
     """when to save what a run can go on from"""
     workers: int = 1
@@ -173,7 +175,7 @@ class Recipe:
     def __post_init__(self) -> None:
         positive(self, "workers", "batch_size", "validation")
         require(0 <= self.min_workers <= self.workers, "min_workers", self.min_workers, "must be from 0 to workers")
-        not_negative(self, "patience", "seed")
+        not_negative(self, "patience", "seed", "reliability")
         norm, norms = name_of(self.threat.norm), self.method.norms
         method = name_of(self.method)
         require(norm in norms, "threat.norm", norm, f"the method {method} is defined in {', '.join(norms)} only")
