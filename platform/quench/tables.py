@@ -19,7 +19,7 @@ _TRADE_OFF_COLUMNS = ("threat", "method", "seeds", "train s", "clean", "robust (
 
 
 def trade_off_table(frame: pd.DataFrame) -> Table:
-    """`analysis.runs.configurations` for people: every configuration, those on the Pareto front marked."""
+    """`analysis.trade_off.configurations` for people: every configuration, those on the Pareto front marked."""
     table = Table(
         *(Column(name, no_wrap=name != "method") for name in _TRADE_OFF_COLUMNS),
         title="Train seconds against robust accuracy on the test images; * on the Pareto front",

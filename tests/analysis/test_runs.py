@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quench.analysis.runs import configurations, detections, pareto_front
+from quench.analysis.overfitting import detections
+from quench.analysis.trade_off import configurations, pareto_front
 
 points = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=1, max_size=30)
 

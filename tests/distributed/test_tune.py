@@ -33,6 +33,17 @@ NAMES = [
 ]
 
 
+FILES = {"report.html"} | {
+    f"{name}.{kind}"
+    for names, kinds in (
+        (("time_vs_robustness", "clean_vs_robust", "anytime", "parallel_coordinates"), ("png", "svg")),
+        (("anytime", "configurations", "leaderboard", "cost", "runs", "epochs"), ("csv", "parquet")),
+    )
+    for name in names
+    for kind in kinds
+}
+
+
 def test_every_trial_is_recorded_once(real_sweep: RealSweep) -> None:
     records = SweepRecord(real_sweep.directory).records
     assert [record.name for record in records] == NAMES
@@ -66,7 +77,7 @@ def test_the_terminal_shows_trials_front_figure_and_ui(real_sweep: RealSweep) ->
     for name in NAMES:
         assert re.search(re.escape(name) + r" .* 2/2 +\d+\.\d% +\d+\.\d% +\d+\.\d +finished", out)
     assert re.search(r"linf 0\.1 +standard \* +2 ", out)
-    assert f"figure: {real_sweep.directory / 'time_vs_robustness.png'}" in out
+    assert f"report: {real_sweep.directory / 'report' / 'report.html'}" in out
     assert f"ui --storage {real_sweep.storage}" in out
 
 
@@ -78,8 +89,8 @@ def test_mlflow_has_the_sweep_and_its_trials(real_sweep: RealSweep) -> None:
     assert sorted(run.info.run_name or "" for run in children) == sorted(NAMES)
     (parent,) = [run for run in runs if run not in children]
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
-    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert files == {"time_vs_robustness.png", "configurations.csv", "runs.csv", "epochs.csv"}
+    files = {Path(file.path).name for file in client.list_artifacts(parent.info.run_id, "report")}
+    assert files == FILES
     for run in children:
         history = client.get_metric_history(run.info.run_id, "robust_accuracy")
         assert [point.step for point in history] == [1, 2]
@@ -87,16 +98,17 @@ def test_mlflow_has_the_sweep_and_its_trials(real_sweep: RealSweep) -> None:
 
 
 def test_report_makes_figures_and_tables_again(real_sweep: RealSweep) -> None:
-    figure = real_sweep.directory / "time_vs_robustness.png"
-    figure.unlink()
+    report = real_sweep.directory / "report"
+    shutil.rmtree(report)
     done = quench("report", "latest", "--storage", real_sweep.storage)
     assert done.returncode == 0, done.stderr
-    with Image.open(figure) as image:
+    assert {path.name for path in report.iterdir()} == FILES
+    with Image.open(report / "time_vs_robustness.png") as image:
         assert image.width > 1000
-    runs = pd.read_csv(real_sweep.directory / "runs.csv")
+    runs = pd.read_csv(report / "runs.csv")
     assert list(runs["run"]) == NAMES
     assert (runs["robust_low"] <= runs["robust"]).all()
-    assert len(pd.read_csv(real_sweep.directory / "epochs.csv")) == 2 * len(NAMES)
+    assert len(pd.read_parquet(report / "epochs.parquet")) == 2 * len(NAMES)
 
 
 def test_report_says_what_workers_bought(real_sweep: RealSweep, tmp_path: Path) -> None:
@@ -110,9 +122,9 @@ def test_report_says_what_workers_bought(real_sweep: RealSweep, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "What more workers buy" in done.stdout
     assert "strong   2        128" in done.stdout
-    with Image.open(folder / "scaling.png") as image:
+    with Image.open(folder / "report" / "scaling.png") as image:
         assert image.width > 1000
-    assert pd.read_csv(folder / "scaling.csv")["workers"].to_list() == [1, 2]
+    assert pd.read_csv(folder / "report" / "scaling.csv")["workers"].to_list() == [1, 2]
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
