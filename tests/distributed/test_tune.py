@@ -111,29 +111,46 @@ def test_report_makes_figures_and_tables_again(real_sweep: RealSweep) -> None:
     assert len(pd.read_parquet(report / "epochs.parquet")) == 2 * len(NAMES)
 
 
-def test_report_says_what_workers_bought(real_sweep: RealSweep, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def scaling_sweep(real_sweep: RealSweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sweep's runs on one worker and on two, as `quench scaling` would have recorded them."""
-    folder = tmp_path / "runs" / "tiny-scaling"
+    folder = tmp_path_factory.mktemp("runs") / "tiny-scaling"
     for record in (SweepRecord(real_sweep.directory).records[number] for number in (2, 5)):
         shutil.copytree(record.directory, folder / record.directory.name)
     about = json.loads((real_sweep.directory / "sweep.json").read_text())
     (folder / "sweep.json").write_text(json.dumps(about | {"scaling": True}))
-    done = quench_here("report", "tiny-scaling", "--storage", tmp_path / "runs")
+    return folder
+
+
+def test_report_says_what_workers_bought(scaling_sweep: Path) -> None:
+    done = quench_here("report", "tiny-scaling", "--storage", scaling_sweep.parent)
     assert done.returncode == 0, done.stderr
     assert "What more workers buy" in done.stdout
     assert "strong   2        128" in done.stdout
-    with Image.open(folder / "report" / "scaling.png") as image:
+    with Image.open(scaling_sweep / "report" / "scaling.png") as image:
         assert image.width > 1000
-    assert pd.read_csv(folder / "report" / "scaling.csv")["workers"].to_list() == [1, 2]
+    assert pd.read_csv(scaling_sweep / "report" / "scaling.csv")["workers"].to_list() == [1, 2]
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
-def test_notebooks_run_on_it(path: Path, real_sweep: RealSweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QUENCH_STORAGE", str(real_sweep.storage))
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": REPOSITORY / "notebooks"}}).execute()
-    pictures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-    assert pictures
+def test_notebooks_run_on_it(real_sweep: RealSweep, scaling_sweep: Path) -> None:
+    """One after the other in one kernel, which imports torch once; each begins with an empty namespace."""
+    together, parts = nbformat.v4.new_notebook(), {}
+    for path in sorted((REPOSITORY / "notebooks").glob("*.ipynb")):
+        sweep = scaling_sweep if path.stem == "scaling" else real_sweep.directory
+        environment = f"import os\nos.environ['QUENCH_SWEEP'] = {str(sweep)!r}"
+        cells = [nbformat.v4.new_code_cell(source) for source in (environment, "%reset -f")]
+        parts[path.stem] = [*cells, *nbformat.read(path, as_version=4).cells]
+        together.cells += parts[path.stem]
+    nothing = "from pathlib import Path\nfrom quench.storage import find_sweep\nfind_sweep(Path('none'), 'demo')"
+    together.cells.append(nbformat.v4.new_code_cell(nothing, metadata={"tags": ["raises-exception"]}))
+    NotebookClient(together, timeout=120, resources={"metadata": {"path": REPOSITORY / "notebooks"}}).execute()
+    for name, cells in parts.items():
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        assert any("image/png" in output.get("data", {}) for output in outputs), name
+    (error,) = together.cells[-1].outputs
+    assert error.traceback[0].startswith("sweep = 'demo': none holds no sweep; start one with"), (
+        "one line, no traceback"
+    )
 
 
 def write_sweep(folder: Path, definition: str) -> Path:

@@ -154,7 +154,17 @@ def _events(told: _Told) -> pd.DataFrame:
         if entry["kind"] == "epoch"
         for event in entry.get("events", ())  # records of older versions have none
     ]
-    needed = ["run", "threat", "configuration", "update", "train_seconds", "robust_accuracy", "confirmed", "action"]
+    needed = [
+        "run",
+        "threat",
+        "configuration",
+        "epoch",
+        "update",
+        "train_seconds",
+        "robust_accuracy",
+        "confirmed",
+        "action",
+    ]
     return pd.DataFrame(rows, columns=None if rows else needed)
 
 
