@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from quench.analysis.look import below, intervals, panels, seconds_axis, share_axis, threats
+from quench.analysis.runs import complete
 
 
 def anytime_frame(runs: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
@@ -18,23 +19,21 @@ def anytime_frame(runs: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
     model repeats its leader, when all is spent. Runs that only confirm what was selected spend, but do not lead.
     Frames of `runs.Frames`.
     """
-    measure = "selection" if runs["selection"].notna().any() else "held_out"
     parts = [
-        _leaders(part.assign(best=part[measure]), epochs.loc[epochs["threat"] == threat])
-        for threat, part in runs.loc[runs["threat"].isin(epochs["threat"])].groupby("threat", sort=False)
+        _leaders(part, epochs.loc[epochs["threat"] == threat])
+        for threat, part in complete(runs).groupby("threat", sort=False)
     ]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def _leaders(runs: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
+def _leaders(ended: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
     ordered = epochs.sort_values("time", kind="stable")
     before = ordered.groupby("folder")["gpu_seconds"].shift(fill_value=0.0)
     spent = (ordered["gpu_seconds"] - before).clip(lower=0.0).cumsum().to_numpy()
-    complete = runs.query("status == 'finished' and phase != 'confirmation'").dropna(subset=["best"])
-    complete = complete.sort_values("ended", kind="stable")
-    done = ordered["time"].searchsorted(complete["ended"], side="right")  # epochs of all runs, when each was complete
-    complete = complete.assign(spent=spent[done - 1])
-    leaders = complete[complete["best"] > complete["best"].cummax().shift(fill_value=-1.0)]
+    ended = ended.sort_values("ended", kind="stable").rename(columns={"chosen_by": "best"})
+    done = ordered["time"].searchsorted(ended["ended"], side="right")  # epochs of all runs, when each was complete
+    leads = ended["best"] > ended["best"].cummax().shift(fill_value=-1.0)
+    leaders = ended.assign(spent=spent[done - 1])[leads]
     columns = ["threat", "run", "spent", "best", "robust", "robust_low", "robust_high"]
     return pd.concat([leaders, leaders.tail(1).assign(spent=spent[-1])]).loc[:, columns]
 

@@ -15,6 +15,8 @@ from quench.analysis.parallel import measured, scale
 
 FEWEST = 30
 """runs of a threat model, below which a forest of them says nothing"""
+LEAST = 0.1
+"""share of the variance, below which what predicts it is chance"""
 _FOLDS, _SHUFFLES, _TREES = 5, 5, 100
 
 
@@ -22,10 +24,11 @@ def importance_frame(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """One row a threat model and key; none where there are fewer than `FEWEST` runs with a result.
 
     A random forest predicts the robust accuracy of a fifth of the runs from the others, by the keys' values;
-    `importance` is the share of the variance that a key takes part in: half of what R2 loses when its values are
-    shuffled in that fifth (for independent keys its total Sobol index, by Jansen's estimator), the mean over fifths
-    and shuffles, and `spread` their standard deviation. Other columns: `runs`, and `explained`, the R2 unshuffled. It
-    describes these runs: keys that went together in them share what is theirs.
+    `importance` is the share of the variance that a key takes part in: half of what the mean squared error grows by
+    when its values are shuffled in that fifth, over the variance (for independent keys its total Sobol index, by
+    Jansen's estimator); the mean over fifths and shuffles, and `spread` their standard deviation. Other columns:
+    `runs`, and `explained`, the share of the variance that is predicted; threat models where that is below
+    `LEAST` are left out. It describes these runs: keys that went together in them share what is theirs.
     """
     measure = measured(runs)[0]
     known = runs.dropna(subset=[measure])
@@ -36,7 +39,8 @@ def importance_frame(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
         for threat, part in known.groupby("threat", sort=False)
         if len(part) >= FEWEST and (varied := [key for key in keys if part[key].astype(str).nunique() > 1])
     ]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    told = [part for part in parts if part["explained"].iloc[0] >= LEAST]
+    return pd.concat(told, ignore_index=True) if told else pd.DataFrame()
 
 
 def _importance(robust: np.ndarray, values: pd.DataFrame) -> pd.DataFrame:
@@ -45,17 +49,23 @@ def _importance(robust: np.ndarray, values: pd.DataFrame) -> pd.DataFrame:
     from sklearn.inspection import permutation_importance
     from sklearn.model_selection import KFold
 
-    lost, explained = [], []
+    lost: list[Any] = []
+    missed: list[float] = []
     for fit, held in KFold(_FOLDS, shuffle=True, random_state=0).split(values):
         forest = RandomForestRegressor(_TREES, random_state=0).fit(values.iloc[fit], robust[fit])
         result: Any = permutation_importance(
-            forest, values.iloc[held], robust[held], n_repeats=_SHUFFLES, random_state=0, scoring="r2"
+            forest,
+            values.iloc[held],
+            robust[held],
+            n_repeats=_SHUFFLES,
+            random_state=0,
+            scoring="neg_mean_squared_error",
         )
-        lost.append(result.importances / 2)
-        explained.append(forest.score(values.iloc[held], robust[held]))
-    every = np.concatenate(lost, axis=1)
+        lost.append(result.importances / 2 / robust.var())
+        missed += ((forest.predict(values.iloc[held]) - robust[held]) ** 2).tolist()
+    every, explained = np.concatenate(lost, axis=1), 1 - np.mean(missed) / robust.var()
     return pd.DataFrame(
-        {"key": values.columns, "importance": every.mean(1), "spread": every.std(1), "explained": np.mean(explained)}
+        {"key": values.columns, "importance": every.mean(1), "spread": every.std(1), "explained": explained}
     ).sort_values("importance", ascending=False)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from quench.analysis.runs import complete
+
 _LATE = 1.05
 """a run may be this much late: a budget in seconds ends with the update that it falls into"""
 
@@ -15,21 +17,19 @@ def leaderboard(runs: pd.DataFrame) -> pd.DataFrame:
     A run counts from the train second at which it was complete: in the middle of its schedule it is no model that
     one would use. Places are by robust accuracy on the held-out images, under the attack that an adaptive sweep
     selects by if there is one. Columns: `threat`, `seconds` (1, 2 or 5 times a power of ten), `place`,
-    `configuration`, `seeds`, `train_seconds`, `held_out` with `_min` and `_max`, and `robust` (test images) with
-    `_min` and `_max`: means over the seeds. Frame of `runs.Frames`.
+    `configuration`, `seeds`, how many of them were `lost`, and means over the seeds: `train_seconds`, `held_out` with
+    `_min` and `_max`, and `robust` (test images) with `_min` and `_max`. Frame of `runs.Frames`.
     """
-    complete = runs.query("status == 'finished' and phase != 'confirmation'")
-    if runs["selection"].notna().any():
-        complete = complete.assign(held_out=complete["selection"])
-    means = complete.dropna(subset=["held_out"]).groupby(["threat", "configuration"], as_index=False, sort=False)
-    table = means.agg(
+    ended = complete(runs)
+    table = ended.groupby(["threat", "configuration"], as_index=False, sort=False).agg(
         norm=("norm", "first"),
         epsilon=("epsilon", "first"),
         seeds=("seed", "nunique"),
+        lost=("lost", "sum"),
         train_seconds=("train_seconds", "mean"),
-        held_out=("held_out", "mean"),
-        held_out_min=("held_out", "min"),
-        held_out_max=("held_out", "max"),
+        held_out=("chosen_by", "mean"),
+        held_out_min=("chosen_by", "min"),
+        held_out_max=("chosen_by", "max"),
         robust=("robust", "mean"),
         robust_min=("robust", "min"),
         robust_max=("robust", "max"),

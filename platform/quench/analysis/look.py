@@ -70,7 +70,9 @@ def legend(figure: Figure, look: Look, more: Sequence[Line2D] = ()) -> None:
     handles = [Line2D([], [], color=s.colour, marker=s.marker, ls=s.dashes, ms=5, label=n) for n, s in look.items()]
     longest = max(len(str(handle.get_label())) for handle in (*handles, *more))
     fit = int(figure.get_figwidth() * 12 / (longest + 8))  # some 12 letters an inch
-    below(figure, [*handles, *more], min(max(fit, 1), 6))
+    columns = min(max(fit, 1), 6)
+    figure.set_figheight(figure.get_figheight() + 0.2 * ceil(len([*handles, *more]) / columns))
+    below(figure, [*handles, *more], columns)
 
 
 def below(figure: Figure, handles: Sequence[Line2D], columns: int) -> None:
@@ -83,7 +85,8 @@ def seconds_axis(axes: Axes) -> None:
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     decades = log10(high / low)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1, 3) if decades < 3.5 else (1,)))
+    subs = (1, 2, 3, 5, 7) if decades < 1 else (1, 2, 5) if decades < 2 else (1, 3) if decades < 3.5 else (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(_plain))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)

@@ -57,6 +57,17 @@ class Frames:
         return Frames(frame, _epochs(told), _events(told), swept(frame, dict.fromkeys(k for r in recipes for k in r)))
 
 
+def complete(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that a choice can be made among, with the held-out robust accuracy that it is made by as `chosen_by`.
+
+    Those that came to their own end, be it by catastrophic overfitting: to leave these out would flatter what often
+    collapses. Runs that only confirm what was chosen before are none of them.
+    """
+    measure = "selection" if runs["selection"].notna().any() else "held_out"
+    ended = runs.query("status in ('finished', 'catastrophic_overfitting') and phase != 'confirmation'")
+    return ended.assign(chosen_by=ended[measure]).dropna(subset=["chosen_by"])
+
+
 def swept(runs: pd.DataFrame, keys: Iterable[str]) -> tuple[str, ...]:
     """Which of these keys differ between runs of one threat model, the seed aside.
 
@@ -112,7 +123,11 @@ def _outcome(log: Sequence[Entry]) -> dict[str, Any]:
     for entry in log:
         if entry["kind"] == "evaluation" and entry["final"]:
             row |= _held_out(epochs[entry["epoch"]]) if entry["epoch"] in epochs else {}
-            row |= {"examples": entry["examples"], "judged": entry["checkpoint"], "judged_by": entry["label"]}
+            row |= {
+                "examples": entry["examples"],
+                "judged": entry["checkpoint"],
+                "judged_by": entry["label"].partition(" ")[0],
+            }
             for name in ("clean", "robust"):
                 share = entry[name]
                 row |= {name: share["value"], f"{name}_low": share["low"], f"{name}_high": share["high"]}

@@ -11,7 +11,7 @@ from quench.analysis import wording
 from quench.analysis.anytime import anytime_figure, anytime_frame
 from quench.analysis.cost import cost_frame
 from quench.analysis.heat import heat_frame, heat_keys, heat_map
-from quench.analysis.importance import FEWEST, importance_figure, importance_frame
+from quench.analysis.importance import FEWEST, LEAST, importance_figure, importance_frame
 from quench.analysis.leaderboard import leaderboard
 from quench.analysis.parallel import measured, parallel_coordinates
 from quench.analysis.runs import Frames
@@ -128,7 +128,8 @@ def _leaders(frames: Frames) -> Section | Missing:
     reading = (
         "The most robust configurations among those whose runs were complete within the time, 5 % late allowed: in "
         "the middle of its schedule a run is no model that one would use, so it does not count. Ranked by robust "
-        "accuracy on the held-out images, means over the seeds with their range; beside it the same runs on {test}."
+        "accuracy on the held-out images, means over the seeds with their range, lost ones included; beside it the "
+        "same runs on {test}."
     )
     return Section("leaderboard", title, _filled(reading, frames), frame, wording.leaderboard_table(frame))
 
@@ -169,13 +170,14 @@ def _importance(frames: Frames) -> Section | Missing:
         return Missing(title, "no key varies")
     frame = importance_frame(frames.runs, frames.keys)
     if frame.empty:
-        return Missing(title, f"no threat model has {FEWEST} runs with a result, and a forest of fewer says nothing")
+        reason = f"for no threat model are there {FEWEST} runs with a result of which a forest explains {LEAST:.0%}"
+        return Missing(title, reason)
     reading = (
         f"A random forest predicts {measured(frames.runs)[1]} of runs that it has not seen from their settings; bars "
         "are the share of the variance that one key takes part in, by how much worse the prediction gets when its "
         "values are shuffled among them (five-fold, five "
         "shuffles; whiskers: standard deviation). It describes these runs and is no experiment: keys that varied "
-        "together share what is theirs, and where little is explained, bars mean little."
+        "together share what is theirs. Explained is how much of the variance the forest predicts."
     )
     return Section("importance", title, reading, frame, figure=importance_figure(frame, frames.runs))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
@@ -36,7 +37,7 @@ def percent(value: float) -> str:
     return "" if pd.isna(value) else f"{100 * value:.1f} %"
 
 
-def ranged(row: dict[str, float], name: str) -> str:
+def ranged(row: dict[str, Any], name: str) -> str:
     """`82.7 % (82.2 - 83.3)`: the mean over the seeds and their range."""
     if pd.isna(row[name]):
         return ""
@@ -63,7 +64,7 @@ def configurations_table(frame: pd.DataFrame) -> pd.DataFrame:
         {
             "threat model": row["threat"],
             "training": f"{row['configuration']}{' *' if row['on_front'] else ''}",
-            "seeds": ", ".join([str(row["seeds"]), *(f"{row[k]} {k}" for k in ("lost", "unreliable") if row[k])]),
+            "seeds": _seeds(row, "lost", "unreliable"),
             "train s": f"{row['train_seconds']:.2f}",
             "clean": percent(row["clean"]),
             "robust": ranged(row, "robust"),
@@ -72,6 +73,11 @@ def configurations_table(frame: pd.DataFrame) -> pd.DataFrame:
         }
         for row in rows
     )
+
+
+def _seeds(row: dict[str, Any], *doubts: str) -> str:
+    """`5, 1 lost`"""
+    return ", ".join([str(row["seeds"]), *(f"{row[key]} {key}" for key in doubts if row[key])])
 
 
 def cut(frame: pd.DataFrame) -> str:
@@ -90,7 +96,7 @@ def leaderboard_table(frame: pd.DataFrame) -> pd.DataFrame:
                 "threat model": first["threat"],
                 "within": f"{first['seconds']:g} s",
                 "leads": first["configuration"],
-                "seeds": str(first["seeds"]),
+                "seeds": _seeds(first, "lost"),
                 "train s": f"{first['train_seconds']:.2f}",
                 "robust, held out": ranged(first, "held_out"),
                 "robust, test": ranged(first, "robust"),
