@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from quench.analysis.parallel import measured
+from quench.threat_model import pixels
 
 _PREFERRED = ("threat.epsilon", "method.step_ratio")
 _MOST = 12
@@ -77,7 +78,7 @@ def heat_map(frame: pd.DataFrame, x: str, y: str) -> Figure:
     grid = cast("list[Axes]", list(figure.subplots(down, across, squeeze=False).flat))
     image: Any = None
     for facet, axes in zip(facets, grid, strict=False):
-        image = _draw(frame.query("facet == @facet"), axes)
+        image = _draw(frame.query("facet == @facet"), x, axes)
         axes.set_title(facet, fontsize="medium")
         axes.set_xlabel(x)
         axes.set_ylabel(y)
@@ -88,7 +89,7 @@ def heat_map(frame: pd.DataFrame, x: str, y: str) -> Figure:
     return figure
 
 
-def _draw(part: pd.DataFrame, axes: Axes) -> Any:
+def _draw(part: pd.DataFrame, x: str, axes: Axes) -> Any:
     values, lost = (part.pivot(index="y", columns="x", values=name) for name in ("behind", "lost"))
     robust = part.pivot(index="y", columns="x", values="robust")
     colours: dict[str, Any] = {"cmap": "viridis", "vmin": 0, "vmax": 100 * _WORST}
@@ -98,6 +99,7 @@ def _draw(part: pd.DataFrame, axes: Axes) -> Any:
         collapsed = lost.iat[row, column] > 0
         text = f"{100 * robust.iat[row, column]:.0f}" + ("×" if collapsed else "")
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-    axes.set_xticks(range(values.shape[1]), [f"{value:.3g}" for value in values.columns], fontsize=8)
+    name = pixels if x == "threat.epsilon" else "{:.3g}".format
+    axes.set_xticks(range(values.shape[1]), [name(value) for value in values.columns], fontsize=8)
     axes.set_yticks(range(values.shape[0]), [f"{value:.3g}" for value in values.index], fontsize=8)
     return image

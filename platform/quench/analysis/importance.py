@@ -17,16 +17,16 @@ FEWEST = 30
 """runs of a threat model, below which a forest of them says nothing"""
 LEAST = 0.1
 """share of the variance, below which what predicts it is chance"""
-_FOLDS, _SHUFFLES, _TREES = 5, 5, 100
+_FOLDS, _SHUFFLES, _TREES = 3, 5, 60
 
 
 def importance_frame(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """One row a threat model and key; none where there are fewer than `FEWEST` runs with a result.
 
-    A random forest predicts the robust accuracy of a fifth of the runs from the others, by the keys' values;
+    A random forest predicts the robust accuracy of a third of the runs from the others, by the keys' values;
     `importance` is the share of the variance that a key takes part in: half of what the mean squared error grows by
-    when its values are shuffled in that fifth, over the variance (for independent keys its total Sobol index, by
-    Jansen's estimator); the mean over fifths and shuffles, and `spread` their standard deviation. Other columns:
+    when its values are shuffled in that third, over the variance (for independent keys its total Sobol index, by
+    Jansen's estimator); the mean over thirds and shuffles, and `spread` their standard deviation. Other columns:
     `runs`, and `explained`, the share of the variance that is predicted; threat models where that is below
     `LEAST` are left out. It describes these runs: keys that went together in them share what is theirs.
     """

@@ -81,15 +81,19 @@ def below(figure: Figure, handles: Sequence[Line2D], columns: int) -> None:
 
 
 def seconds_axis(axes: Axes) -> None:
-    """Logarithmic, with few labels."""
+    """Logarithmic if there is room, with few labels."""
     axes.set_xscale("log")
+    axes.grid(alpha=0.3)
     low, high = axes.get_xlim()
     decades = log10(high / low)
+    if decades < 0.5:  # too few round numbers for a logarithmic axis
+        axes.set_xscale("linear")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        return
     subs = (1, 2, 3, 5, 7) if decades < 1 else (1, 2, 5) if decades < 2 else (1, 3) if decades < 3.5 else (1,)
     axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(_plain))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.grid(alpha=0.3)
 
 
 def share_axis(axes: Axes, which: str = "y") -> None:

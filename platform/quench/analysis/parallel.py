@@ -38,7 +38,8 @@ def measured(runs: pd.DataFrame) -> tuple[str, str]:
 
 
 def scale(values: pd.Series, robust: pd.Series | None = None) -> Scale:
-    """Numbers by their size, logarithmic from a factor of 20 on; all else evenly, in the order of the mean `robust`."""
+    """Numbers by their size, or its logarithm if that has the median nearer to the middle; all else evenly, in the
+    order of the mean `robust`."""
     known = values.dropna()
     number = pd.api.types.is_numeric_dtype(known.infer_objects()) and not pd.api.types.is_bool_dtype(known)
     if not number or known.nunique() < 2:
@@ -57,8 +58,10 @@ def scale(values: pd.Series, robust: pd.Series | None = None) -> Scale:
 
 
 def _of_numbers(values: pd.Series) -> Scale:
-    low, high = values.min(), values.max()
-    logarithmic = low > 0 and high / low >= 20
+    low, high, middle = values.min(), values.max(), values.median()
+    off = abs(middle - (low + high) / 2) / (high - low)
+    wide = low > 0 and high / low >= 20
+    logarithmic = wide and abs(np.log(middle / np.sqrt(low * high))) / np.log(high / low) < off
     change = np.log if logarithmic else np.asarray
     bottom, top = change(low), change(high)
     marks = sorted(set(values)) if values.nunique() <= 6 else _round_numbers(low, high, logarithmic)
@@ -103,9 +106,11 @@ def _draw(part: pd.DataFrame, keys: Sequence[str], measure: str, axes: Axes) -> 
     heights = np.column_stack([one.heights for one in scales.values()])
     across = np.arange(len(scales))
     lines = [np.column_stack([across, row]) for row in heights]
-    colours = matplotlib.colormaps[_COLOURS](last.heights)
-    some = LineCollection(lines, colors=colours, lw=1.1, alpha=0.7 if len(lines) <= MANY else 0.4)
-    axes.add_collection(some).set_rasterized(len(lines) > MANY)
+    many, ranks = len(lines) > MANY, part[measure].rank(pct=True).to_numpy()
+    colours = matplotlib.colormaps[_COLOURS](ranks)
+    colours[:, 3] = 0.1 + 0.8 * ranks**6 if many else 0.7
+    some = LineCollection(lines, colors=colours.tolist(), lw=0.8 if many else 1.1)
+    axes.add_collection(some).set_rasterized(many)
     for place, one in enumerate(scales.values()):
         axes.plot([place, place], [0, 1], color="black", lw=0.8)
         for height, text in _apart(one.ticks):

@@ -140,9 +140,9 @@ def _parallel(frames: Frames) -> Section | Missing:
     if not frames.keys or frames.runs[column].notna().sum() < 3:
         return Missing(title, "it takes a key that varies and three runs with a result")
     reading = (
-        f"A line for each run, through its value of every key that the sweep varies, to its {words}, which is also "
-        "its colour: the most robust are dark. Where dark lines meet on an axis, the setting matters. Seeds are lines "
-        "of their own; “none” is a method, or other part, without such a key."
+        f"A line for each run, through its value of every key that the sweep varies, to its {words}, whose rank is "
+        "its colour: the most robust are dark, and of many the others faint. Where dark lines meet on an axis, the "
+        "setting matters. Seeds are lines of their own; “none” is a method, or other part, without such a key."
     )
     figure = parallel_coordinates(frames.runs, frames.keys)
     return Section("parallel_coordinates", title, reading, figure=figure)
@@ -175,7 +175,7 @@ def _importance(frames: Frames) -> Section | Missing:
     reading = (
         f"A random forest predicts {measured(frames.runs)[1]} of runs that it has not seen from their settings; bars "
         "are the share of the variance that one key takes part in, by how much worse the prediction gets when its "
-        "values are shuffled among them (five-fold, five "
+        "values are shuffled among them (three-fold, five "
         "shuffles; whiskers: standard deviation). It describes these runs and is no experiment: keys that varied "
         "together share what is theirs. Explained is how much of the variance the forest predicts."
     )

@@ -122,12 +122,13 @@ def clean_vs_robust(runs: pd.DataFrame) -> Figure:
 
 def draw_curves(epochs: pd.DataFrame, axes: Axes, look: Look) -> None:
     """Robust accuracy over the train clock, a line for each run."""
-    rasterized = epochs["folder"].nunique() > MANY
+    many = epochs["folder"].nunique() > MANY
     for name, part in epochs.groupby(_column(epochs, look), sort=False):
         style = look[str(name)]
         lines = [run[["train_seconds", "robust_accuracy"]].to_numpy() for _, run in part.groupby("folder", sort=False)]
-        some = LineCollection(lines, colors=style.colour, linestyles=style.dashes, alpha=0.7, lw=1.2)
-        axes.add_collection(some).set_rasterized(rasterized)
+        some = LineCollection(lines, colors=style.colour, linestyles=style.dashes)
+        some.set(alpha=0.3 if many else 0.7, lw=0.6 if many else 1.2, rasterized=many)
+        axes.add_collection(some)
     axes.autoscale_view()
     seconds_axis(axes)
     share_axis(axes)

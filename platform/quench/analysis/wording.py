@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-_MOST = 30
+_MOST = 10
 """configurations of a threat model that a page lists"""
 
 
@@ -16,7 +16,7 @@ def held_out(runs: pd.DataFrame) -> str:
     attack = _some(runs["probe"])
     if "probe.steps" in runs:
         attack += f", {_some(runs['probe.steps'].dropna().astype(int))} steps"
-    return f"{_some(runs['validation'])} held-out training images under the probe ({attack})"
+    return f"{_some(runs['validation'].map('{:,}'.format))} held-out training images under the probe ({attack})"
 
 
 def tested(runs: pd.DataFrame) -> str:
@@ -24,7 +24,7 @@ def tested(runs: pd.DataFrame) -> str:
     judged = runs.dropna(subset=["examples"])
     if judged.empty:
         return "the test images"
-    return f"{_some(judged['examples'].astype(int))} test images under {_some(judged['judged_by'])}"
+    return f"{_some(judged['examples'].astype(int).map('{:,}'.format))} test images under {_some(judged['judged_by'])}"
 
 
 def _some(values: Iterable[object]) -> str:
