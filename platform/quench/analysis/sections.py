@@ -116,6 +116,8 @@ def _configurations(frames: Frames) -> Section | Missing:
         "accuracy and as a ratio of train seconds. Lost runs (to catastrophic overfitting) and unreliable ones (by a "
         "flag of their evaluation) are in the means nevertheless."
     )
+    if (frames.runs["phase"] == "confirmation").any():
+        reading += " Only runs that confirm the finalists, on seeds by which nothing was selected."
     more = wording.cut(frame)
     return Section("configurations", title, _filled(reading, frames) + more, frame, wording.configurations_table(frame))
 

@@ -32,6 +32,7 @@ _FRONT: dict[str, Any] = {"color": "0.4", "ls": "--", "lw": 1}
 def configurations(runs: pd.DataFrame) -> pd.DataFrame:
     """One row a threat model and configuration, over its seeds, cheapest first.
 
+    Of an adaptive sweep that has confirmed its finalists, only these runs: by their seeds nothing was selected.
     Columns: `threat`, `configuration`, `seeds`, how many of them were `lost` to catastrophic overfitting or are
     `unreliable` by a flag of their evaluation (and are in the means nevertheless), means of `train_seconds`,
     `clean` and `robust`, `robust_min`, `robust_max`; `on_front`: no configuration for this threat model is both
@@ -39,6 +40,8 @@ def configurations(runs: pd.DataFrame) -> pd.DataFrame:
     and its train seconds over this one's.
     """
     finished = runs.dropna(subset=["robust"])
+    confirmed = finished.query("phase == 'confirmation'")
+    finished = finished if confirmed.empty else confirmed
     frame = finished.groupby(["threat", "configuration"], sort=False).agg(
         norm=("norm", "first"),
         epsilon=("epsilon", "first"),
