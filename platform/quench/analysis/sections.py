@@ -47,12 +47,16 @@ class Missing:
 
 def sections(frames: Frames, is_scaling: bool) -> list[Section | Missing]:
     """Every view of the sweep; figures show the six threat models with the most runs."""
-    drawn = _drawn(frames)
+    drawn, all_threats = _drawn(frames), frames.runs["threat"].nunique()
     found: list[Section | Missing] = [_scaling(frames)] if is_scaling else []
     found += [view(drawn) for view in (_time, _clean, _anytime)]
     found += [view(frames) for view in (_configurations, _leaders)]
     found += [view(drawn) for view in (_parallel, _heat, _importance)]
-    return [*found, _cost(frames)]
+    found.append(_cost(frames))
+    if all_threats > _MOST_THREATS:
+        reason = f"figures show the {_MOST_THREATS} of {all_threats} threat models with the most runs, tables all"
+        found.append(Missing("Other threat models", reason))
+    return found
 
 
 def _drawn(frames: Frames) -> Frames:

@@ -107,10 +107,12 @@ def time_vs_robustness(runs: pd.DataFrame, epochs: pd.DataFrame, events: pd.Data
 
 def clean_vs_robust(runs: pd.DataFrame) -> Figure:
     """Both accuracies on the test images, with their 95 % intervals, a point for each run; dashed, the front."""
-    names, look = threats(runs), styles(runs[series(runs)])
+    finished, by = runs.dropna(subset=["robust"]), series(runs)
+    names = threats(finished)
+    look = {name: style for name, style in styles(runs[by]).items() if name in set(finished[by])}
     figure, columns = panels(len(names), height=3.6)
     for threat, (axes,) in zip(names, columns, strict=True):
-        part = runs.query("threat == @threat").dropna(subset=["robust"])
+        part = finished.query("threat == @threat")
         _draw_points(part, axes, look, "clean", xerr=True)
         front = part.loc[pareto_front(part, "clean", ascending=False)].sort_values("clean")
         axes.plot(front["clean"], front["robust"], **_FRONT, drawstyle="steps-pre", zorder=0)
