@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from conftest import GULLIBLE, PROGRAM
 from processes import exit_code, fork
 from quench import trial
-from quench.analysis.runs import event_frame
+from quench.analysis.runs import Frames
 from quench.config import flatten, override
 from quench.evaluation.reliability import Flag
 from quench.record import Record
@@ -134,7 +134,7 @@ def test_a_collapse_is_told(client: MlflowClient, sweep: SweepRecord, tmp_path: 
     told = [json.loads(text) for key, text in run.data.tags.items() if key.startswith("quench.overfitting.update_")]
     (stop,) = [event for event in told if event["confirmed"]]
     assert stop["action"] == "stopped"
-    frame = event_frame([record]).sort_values("update")
+    frame = Frames.of([record]).events.sort_values("update")
     assert len(frame) == len(told)
     assert frame["action"].iloc[-1] == "stopped"
     assert frame["robust_accuracy"].iloc[-1] == stop["robust_accuracy"]

@@ -174,18 +174,18 @@ def print_evaluation(console: Console, name: str, entry: Mapping[str, Any]) -> N
 
 
 def print_report(console: Console, made: SweepRecord) -> list[Path]:
-    """The trade-off table and the figure's place; returns the files that were written."""
-    from quench.analysis.confirmed import confirmed_frame
+    """The tables and the report's place; returns the files that were written, the page first."""
     from quench.analysis.report import write_report
 
     frames, files = write_report(made)
-    for name, table in {"configurations": trade_off_table, "scaling": scaling_table}.items():
+    for name, table in {
+        "configurations": trade_off_table,
+        "confirmed": confirmed_table,
+        "scaling": scaling_table,
+    }.items():
         if name in frames and not frames[name].empty:
             console.print(table(frames[name]))
-    if not (found := confirmed_frame(made.records)).empty:
-        console.print(confirmed_table(found))
-    for figure in files[:1]:
-        console.print(f"figure: {figure}", soft_wrap=True, highlight=False)
+    console.print(f"report: {files[0]}", soft_wrap=True, highlight=False, markup=False)
     return files
 
 

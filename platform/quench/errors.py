@@ -10,6 +10,10 @@ from difflib import get_close_matches
 class UserError(Exception):
     """A mistake that the user can mend; the command line prints its one line and exits with 2."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of a traceback: in a notebook too, one line is enough."""
+        return [str(self)]
+
 
 class NotWritten(UserError):
     """The disk did not take something; what was there before is whole."""

@@ -74,7 +74,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     doctor.add_argument(
         "experiment", type=Path, nargs="?", metavar="EXPERIMENT", help="look for its data too, on every node"
     )
-    report = add("report", "tables and figures of a sweep")
+    report = add("report", "one page with the figures and tables of a sweep, and these as files")
     report.add_argument(
         "sweep", metavar="SWEEP", nargs="?", default="latest", help="a sweep's folder or name, or latest"
     )

@@ -83,7 +83,8 @@ def new_directory(storage: Path, experiment: str) -> Path:
 
 
 def find_sweep(storage: Path, name: str) -> SweepRecord:
-    """A sweep by its folder or its name, or the "latest". Raises `InvalidValue` if there is none."""
+    """A sweep by its folder or its name, the "latest", or the latest of an experiment. Raises `InvalidValue` if there
+    is none."""
     return SweepRecord(_find("sweep", storage, name, ("*/sweep.json",)).parent)
 
 
@@ -113,8 +114,10 @@ def _find(what: str, storage: Path, name: str, patterns: tuple[str, ...]) -> Pat
     names = [str(path.parent.relative_to(storage)) for path in found]
     if not found:
         raise InvalidValue(what, name, f"{storage} holds no {what}; start one with `quench train` or `quench sweep`")
-    if name == "latest":
-        return found[-1].resolve()
+    stamped = re.compile(rf"{re.escape(name)}-\d{{8}}-\d{{6}}(-\d+)?")
+    mine = [path for path in found if name == "latest" or stamped.fullmatch(path.parent.name)]
+    if mine:
+        return mine[-1].resolve()
     hint = nearest(name, names) or f"; the latest is {names[-1]!r}"
     raise InvalidValue(what, name, f"no such folder, and no {what} of that name in {storage}{hint}")
 

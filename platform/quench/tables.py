@@ -22,7 +22,7 @@ _TRADE_OFF_COLUMNS = ("threat", "method", "seeds", "train s", "clean", "robust (
 
 
 def trade_off_table(frame: pd.DataFrame) -> Table:
-    """`analysis.runs.configurations` for people: those on the Pareto front marked, and of many only the best."""
+    """`analysis.trade_off.configurations` for people: those on the Pareto front marked, and of many only the best."""
     whole, frame = frame, frame.loc[frame.groupby("threat")["robust"].rank(ascending=False) <= _MOST_ROWS]
     table = Table(
         *(Column(name, no_wrap=name != "method") for name in _TRADE_OFF_COLUMNS),
@@ -57,7 +57,7 @@ def trade_off_table(frame: pd.DataFrame) -> Table:
 
 
 def confirmed_table(frame: pd.DataFrame) -> Table:
-    """`analysis.confirmed.confirmed_frame` for people: of each threat model, the best first."""
+    """`analysis.confirmed.confirmed_frame` for people."""
     table = Table(
         *("threat", "method", "found", "again", "seeds", "train s", "clean", "robust [95 %]"),
         title="The finalists, trained again on seeds that they were not chosen by",
@@ -66,20 +66,19 @@ def confirmed_table(frame: pd.DataFrame) -> Table:
         padding=(0, 1, 0, 0),
     )
     for row in frame.to_dict("records"):
-        doubts = f", {row['unreliable']} unreliable" if row["unreliable"] else ""
         table.add_row(
             str(row["threat"]),
             str(row["configuration"]),
             f"{row['found']:.1%}",
             f"{row['again']:.1%}",
-            f"{row['seeds']}{doubts}",
+            ", ".join([str(row["seeds"]), *(f"{row[key]} {key}" for key in ("lost", "unreliable") if row[key])]),
             f"{row['train_seconds']:.2f}",
             f"{row['clean']:.1%}",
             str(Share(row["robust"], row["robust_low"], row["robust_high"])),
         )
     table.caption = (
-        "found, again: robust on held-out images, when it was chosen and on fresh seeds, by which these are ordered;\n"
-        "clean and robust: on the test images, of the fresh seeds"
+        "found, again: robust on held-out images, when it was chosen and on fresh seeds, by which these are ordered\n"
+        "clean, robust: on the test images, means of the fresh runs and of their intervals' bounds"
     )
     table.caption_justify = "left"
     return table

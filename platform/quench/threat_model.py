@@ -41,9 +41,7 @@ class ThreatModel:
 
     def __str__(self) -> str:
         """The field's way of writing it: `linf 8/255`, `l2 0.5`."""
-        pixels = self.epsilon * 255
-        plain = len(f"{self.epsilon:g}") <= 5 or abs(pixels - round(pixels)) > 1e-6
-        return f"{name_of(self.norm)} {self.epsilon:.4g}" if plain else f"{name_of(self.norm)} {round(pixels)}/255"
+        return f"{name_of(self.norm)} {pixels(self.epsilon)}"
 
     def random_start(self, x: Tensor, rng: Generator, ratio: float = 1.0) -> Tensor:
         """A random perturbation of `x` `(N, ...)` within `ratio` x epsilon and the box."""
@@ -66,3 +64,10 @@ class ThreatModel:
         near = self.norm.norm(adversarial - x) <= self.epsilon * (1 + tolerance) + tolerance * 1e-1
         flat = adversarial.flatten(1)
         return near & (flat.amin(1) >= -tolerance) & (flat.amax(1) <= 1 + tolerance)
+
+
+def pixels(epsilon: float) -> str:
+    """A radius as the field writes it: `8/255`, `0.5`."""
+    steps = epsilon * 255
+    plain = len(f"{epsilon:g}") <= 5 or abs(steps - round(steps)) > 1e-6
+    return f"{epsilon:.4g}" if plain else f"{round(steps)}/255"

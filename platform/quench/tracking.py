@@ -80,10 +80,10 @@ class Tracker:
         self._open(about["id"], sweep.name, about["created"], params, {"quench.kind": "sweep"})
 
     def end_sweep(self, sweep: SweepRecord, status: Status, files: Sequence[Path]) -> None:
-        """Log the figures and tables of the whole sweep, and its end."""
+        """Log the report on the whole sweep, into a folder named as theirs, and its end."""
         run = self._runs[sweep.about["id"]]
         for file in files:
-            self._client.log_artifact(run, str(file))
+            self._client.log_artifact(run, str(file), file.parent.name)
         self._client.set_terminated(run, _STATUS[status])
 
     def __call__(self, record: Record, entries: list[Entry]) -> None:

@@ -99,7 +99,7 @@ def test_runs_share_a_name_if_only_their_seeds_differ(storage: Path, tmp_path: P
 
 def test_different_datasets_cannot_be_compared(storage: Path) -> None:
     records = [SweepRecord(storage / "tiny-1").records[0], Record(storage / "large")]
-    with pytest.raises(UserError, match=r"run = 'large': is of another dataset than 000-"):
+    with pytest.raises(UserError, match=r"run = 'large': is of another dataset than 0000-"):
         interpret(records, Interpretation())
 
 

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quench.analysis.runs import configurations, detections, pareto_front
+from quench.analysis.confirmed import confirmed_frame, searched
+from quench.analysis.overfitting import detections
+from quench.analysis.trade_off import configurations, pareto_front
 
 points = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=1, max_size=30)
 
@@ -42,6 +44,7 @@ def frame() -> pd.DataFrame:
         norm=norms[0],
         epsilon=norms[1].astype(float),
         clean=0.9,
+        phase="search",
         lost=table["robust"] == 0.5,
         unreliable=np.where(table["seed"] == 1, "zero gradients", ""),
     )
@@ -63,6 +66,27 @@ def test_configurations_are_means_over_seeds_compared_within_a_threat_model() ->
         ("linf 0.1", "pgd"): True,
         ("linf 0.1", "slow"): False,
     }
+
+
+def test_finalists_are_judged_by_their_fresh_seeds() -> None:
+    """A collapsed one counts, as nothing; what it was found by is the runs that it was chosen for."""
+    columns = ["configuration", "phase", "seed", "selection", "lost", "robust"]
+    rows = [
+        ("pgd", "promotion", 0, 0.9, False, 0.8),
+        ("pgd confirmed", "confirmation", 7, 0.6, False, 0.5),
+        ("pgd confirmed", "confirmation", 8, 0.7, True, 0.1),
+        ("fgsm", "promotion", 0, 0.8, False, 0.7),
+        ("fgsm confirmed", "confirmation", 7, 0.5, False, 0.6),
+        ("n_fgsm", "search", 0, 0.2, False, 0.3),
+    ]
+    runs = pd.DataFrame(rows, columns=columns).assign(
+        threat="linf 0.1", unreliable="", train_seconds=1.0, clean=0.9, robust_low=0.0, robust_high=1.0
+    )
+    found = confirmed_frame(runs)
+    shown = found[["configuration", "seeds", "lost", "found", "again", "robust"]].to_numpy().tolist()
+    assert shown == [["fgsm", 1, 0, 0.8, 0.5, 0.6], ["pgd", 2, 1, 0.9, 0.3, pytest.approx(0.3)]]
+    assert set(searched(runs)["configuration"]) == {"pgd", "fgsm", "n_fgsm"}
+    assert confirmed_frame(searched(runs)).empty
 
 
 def test_detections_compare_the_guard_with_what_one_knows_afterwards() -> None:

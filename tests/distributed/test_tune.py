@@ -33,6 +33,17 @@ NAMES = [
 ]
 
 
+FILES = {"report.html"} | {
+    f"{name}.{kind}"
+    for names, kinds in (
+        (("time_vs_robustness", "clean_vs_robust", "anytime", "parallel_coordinates"), ("png", "svg")),
+        (("anytime", "configurations", "leaderboard", "cost", "runs", "epochs"), ("csv", "parquet")),
+    )
+    for name in names
+    for kind in kinds
+}
+
+
 def test_every_trial_is_recorded_once(real_sweep: RealSweep) -> None:
     records = SweepRecord(real_sweep.directory).records
     assert [record.name for record in records] == NAMES
@@ -66,7 +77,7 @@ def test_the_terminal_shows_trials_front_figure_and_ui(real_sweep: RealSweep) ->
     for name in NAMES:
         assert re.search(re.escape(name) + r" .* 2/2 +\d+\.\d% +\d+\.\d% +\d+\.\d +finished", out)
     assert re.search(r"linf 0\.1 +standard \* +2 ", out)
-    assert f"figure: {real_sweep.directory / 'time_vs_robustness.png'}" in out
+    assert f"report: {real_sweep.directory / 'report' / 'report.html'}" in out
     assert f"ui --storage {real_sweep.storage}" in out
 
 
@@ -78,8 +89,8 @@ def test_mlflow_has_the_sweep_and_its_trials(real_sweep: RealSweep) -> None:
     assert sorted(run.info.run_name or "" for run in children) == sorted(NAMES)
     (parent,) = [run for run in runs if run not in children]
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
-    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert files == {"time_vs_robustness.png", "configurations.csv", "runs.csv", "epochs.csv"}
+    files = {Path(file.path).name for file in client.list_artifacts(parent.info.run_id, "report")}
+    assert files == FILES
     for run in children:
         history = client.get_metric_history(run.info.run_id, "robust_accuracy")
         assert [point.step for point in history] == [1, 2]
@@ -87,41 +98,59 @@ def test_mlflow_has_the_sweep_and_its_trials(real_sweep: RealSweep) -> None:
 
 
 def test_report_makes_figures_and_tables_again(real_sweep: RealSweep) -> None:
-    figure = real_sweep.directory / "time_vs_robustness.png"
-    figure.unlink()
+    report = real_sweep.directory / "report"
+    shutil.rmtree(report)
     done = quench("report", "latest", "--storage", real_sweep.storage)
     assert done.returncode == 0, done.stderr
-    with Image.open(figure) as image:
+    assert {path.name for path in report.iterdir()} == FILES
+    with Image.open(report / "time_vs_robustness.png") as image:
         assert image.width > 1000
-    runs = pd.read_csv(real_sweep.directory / "runs.csv")
+    runs = pd.read_csv(report / "runs.csv")
     assert list(runs["run"]) == NAMES
     assert (runs["robust_low"] <= runs["robust"]).all()
-    assert len(pd.read_csv(real_sweep.directory / "epochs.csv")) == 2 * len(NAMES)
+    assert len(pd.read_parquet(report / "epochs.parquet")) == 2 * len(NAMES)
 
 
-def test_report_says_what_workers_bought(real_sweep: RealSweep, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def scaling_sweep(real_sweep: RealSweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sweep's runs on one worker and on two, as `quench scaling` would have recorded them."""
-    folder = tmp_path / "runs" / "tiny-scaling"
+    folder = tmp_path_factory.mktemp("runs") / "tiny-scaling"
     for record in (SweepRecord(real_sweep.directory).records[number] for number in (2, 5)):
         shutil.copytree(record.directory, folder / record.directory.name)
     about = json.loads((real_sweep.directory / "sweep.json").read_text())
     (folder / "sweep.json").write_text(json.dumps(about | {"scaling": True}))
-    done = quench_here("report", "tiny-scaling", "--storage", tmp_path / "runs")
+    return folder
+
+
+def test_report_says_what_workers_bought(scaling_sweep: Path) -> None:
+    done = quench_here("report", "tiny-scaling", "--storage", scaling_sweep.parent)
     assert done.returncode == 0, done.stderr
     assert "What more workers buy" in done.stdout
     assert "strong   2        128" in done.stdout
-    with Image.open(folder / "scaling.png") as image:
+    with Image.open(scaling_sweep / "report" / "scaling.png") as image:
         assert image.width > 1000
-    assert pd.read_csv(folder / "scaling.csv")["workers"].to_list() == [1, 2]
+    assert pd.read_csv(scaling_sweep / "report" / "scaling.csv")["workers"].to_list() == [1, 2]
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
-def test_notebooks_run_on_it(path: Path, real_sweep: RealSweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QUENCH_STORAGE", str(real_sweep.storage))
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": REPOSITORY / "notebooks"}}).execute()
-    pictures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-    assert pictures
+def test_notebooks_run_on_it(real_sweep: RealSweep, scaling_sweep: Path) -> None:
+    """One after the other in one kernel, which imports torch once; each begins with an empty namespace."""
+    together, parts = nbformat.v4.new_notebook(), {}
+    for path in sorted((REPOSITORY / "notebooks").glob("*.ipynb")):
+        sweep = scaling_sweep if path.stem == "scaling" else real_sweep.directory
+        environment = f"import os\nos.environ['QUENCH_SWEEP'] = {str(sweep)!r}"
+        cells = [nbformat.v4.new_code_cell(source) for source in (environment, "%reset -f")]
+        parts[path.stem] = [*cells, *nbformat.read(path, as_version=4).cells]
+        together.cells += parts[path.stem]
+    nothing = "from pathlib import Path\nfrom quench.storage import find_sweep\nfind_sweep(Path('none'), 'demo')"
+    together.cells.append(nbformat.v4.new_code_cell(nothing, metadata={"tags": ["raises-exception"]}))
+    NotebookClient(together, timeout=120, resources={"metadata": {"path": REPOSITORY / "notebooks"}}).execute()
+    for name, cells in parts.items():
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        assert any("image/png" in output.get("data", {}) for output in outputs), name
+    (error,) = together.cells[-1].outputs
+    assert error.traceback[0].startswith("sweep = 'demo': none holds no sweep; start one with"), (
+        "one line, no traceback"
+    )
 
 
 def write_sweep(folder: Path, definition: str) -> Path:

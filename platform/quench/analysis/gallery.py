@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
-from typing import cast
+from typing import Any, cast
 
 import matplotlib
 import numpy as np
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quench.analysis.plots import styles
+from quench.analysis.look import styles
 from quench.interpretation.views import METRICS, Material
 
 Pictures = Mapping[str, Mapping[str, Tensor]]
@@ -62,12 +62,13 @@ def gallery(pictures: Pictures, summary: pd.DataFrame, material: Material, class
 
 def draw_numbers(summary: pd.DataFrame, axes: Axes) -> None:
     """Each metric's mean over the images with its 95 % interval, a mark for each model; all are about in [0, 1]."""
-    look = styles(summary.rename(columns={"model": "configuration"}))
-    for place, (model, (colour, marker)) in enumerate(look.items()):
+    look = styles(summary["model"])
+    for place, (model, style) in enumerate(look.items()):
         mine = summary[summary["model"] == model].set_index("metric").loc[list(METRICS)]
         errors = [mine["mean"] - mine["low"], mine["high"] - mine["mean"]]
         height = np.arange(len(mine)) + (place - (len(look) - 1) / 2) * 0.6 / len(look)
-        axes.errorbar(mine["mean"], height, xerr=errors, fmt=marker, color=colour, ms=4, lw=1, capsize=2, label=model)
+        marks: dict[str, Any] = {"fmt": style.marker, "color": style.colour, "ms": 4, "lw": 1, "capsize": 2}
+        axes.errorbar(mine["mean"], height, xerr=errors, **marks, label=model)
     axes.set_yticks(range(len(METRICS)), list(METRICS.values()), fontsize=_SMALL)
     axes.set_ylim(len(METRICS) - 0.5, -0.5)
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))

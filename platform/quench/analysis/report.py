@@ -1,38 +1,63 @@
-"""Everything that a sweep comes to, as files."""
+"""Everything that a sweep comes to, as files: one page to read and to send, its figures, and its frames."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import pandas as pd
+from matplotlib.figure import Figure
 
-from quench.analysis.plots import time_vs_robustness
-from quench.analysis.runs import configurations, detections, epoch_frame, event_frame, run_frame
-from quench.analysis.scaling import scaling_figure, scaling_frame
+from quench.analysis.overfitting import detections
+from quench.analysis.page import page
+from quench.analysis.runs import Frames
+from quench.analysis.sections import Section, sections
 from quench.storage import SweepRecord
+
+_SVG: dict[Any, Any] = {"svg.hashsalt": "quench"}
+"""the same figure, the same bytes"""
 
 
 def write_report(sweep: SweepRecord) -> tuple[dict[str, pd.DataFrame], list[Path]]:
-    """The frames by name, and the files written into the sweep's folder, the figure first.
+    """The frames by name, and the files written into the sweep's folder `report`, the page first.
 
-    The files are `time_vs_robustness.png`, `configurations.csv`, `runs.csv`, `epochs.csv`, if an
-    overfitting guard gave alarms `events.csv` and `detections.csv`, and of `quench scaling` `scaling.png` and
-    `scaling.csv`. Without a finished epoch there are none.
+    The files are `report.html`, each figure as PNG and SVG, each frame as CSV and Parquet. Of a sweep without a
+    record of a run, none.
     """
-    runs, epochs = run_frame(sweep.records), epoch_frame(sweep.records)
-    table, events = configurations(runs), event_frame(sweep.records)
-    if epochs.empty:
-        return {"configurations": table}, []
-    figure = sweep.directory / "time_vs_robustness.png"
-    time_vs_robustness(runs, epochs, events).savefig(figure, dpi=150)
-    files = [figure]
-    frames = {"configurations": table, "runs": runs, "epochs": epochs}
-    frames |= {} if events.empty else {"events": events, "detections": detections(epochs, events)}
-    if sweep.about.get("scaling") and not (scaling := scaling_frame(runs)).empty:
-        files.insert(0, sweep.directory / "scaling.png")
-        scaling_figure(scaling).savefig(files[0], dpi=150)
-        frames["scaling"] = scaling
-    for name, frame in frames.items():
-        files.append(sweep.directory / f"{name}.csv")
-        frame.to_csv(files[-1], index=False)
-    return frames, files
+    directory = sweep.directory / "report"
+    frames = Frames.of(sweep.records)
+    views = sections(frames, bool(sweep.about.get("scaling")))
+    shutil.rmtree(directory, ignore_errors=True)  # an older report may have had other views
+    directory.mkdir()
+    files = [directory / "report.html"]
+    for view in views:
+        if isinstance(view, Section) and view.figure:
+            files += _drawn(view.figure, directory / view.name)
+    files[0].write_text(page(sweep, frames, views, directory), encoding="utf-8")
+    tables = {view.name: view.frame for view in views if isinstance(view, Section) and view.frame is not None}
+    tables |= {"runs": frames.runs, "epochs": frames.epochs}
+    tables |= {} if frames.events.empty else {"events": frames.events}
+    tables |= {} if frames.events.empty else {"detections": detections(frames.epochs, frames.events)}
+    for name, table in tables.items():
+        files += _tabled(table, directory / name)
+    return tables, files
+
+
+def _drawn(figure: Figure, path: Path) -> list[Path]:
+    files = [path.with_suffix(".png"), path.with_suffix(".svg")]
+    figure.savefig(files[0], dpi=150)
+    with matplotlib.rc_context(_SVG):
+        figure.savefig(files[1], dpi=150, metadata={"Date": None})
+    return files
+
+
+def _tabled(table: pd.DataFrame, path: Path) -> list[Path]:
+    """Parquet has one type a column: what has several (a recipe's lists, names and numbers) is text in it."""
+    files = [path.with_suffix(".csv"), path.with_suffix(".parquet")]
+    table.to_csv(files[0], index=False)
+    mixed = [str(name) for name in table if table[name].dtype == object]
+    plain = table.assign(**{name: table[name].map(str, na_action="ignore") for name in mixed})
+    plain.to_parquet(files[1], index=False)
+    return files

@@ -1,143 +1,101 @@
-"""The records of a sweep as data frames, and what follows from them."""
+"""The records of a sweep as data frames; everything else here is made from these."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from quench.catalogue import name_of
 from quench.config import flatten
+from quench.journal import Entry
 from quench.record import Record
 
+_NOTHING = float("nan")
+_JUDGED = ("clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high", "examples", "judged", "judged_by")
+_Told = Sequence[tuple[dict[str, Any], list[Entry]]]
+"""each run's identity, and its log"""
 
-def run_frame(records: Iterable[Record]) -> pd.DataFrame:
+
+@dataclass(frozen=True)
+class Frames:
+    """What a sweep's records tell. Shares are in [0, 1], times are UTC; what there is not is NaN."""
+
+    runs: pd.DataFrame
     """One row a run: what it was, how it ended, and its final evaluation on the test images.
 
-    Columns: `run`, `threat`, `norm`, `epsilon`, `method`, `configuration` (method and
-    whatever else the sweep varies), `seed`, `workers`, `status`, `lost` (to
-    catastrophic overfitting), `epochs`, `train_seconds`, `gpu_seconds`,
-    `alarms` and `rollbacks` of the overfitting guard, `unreliable` (the reliability flags of its evaluations, "" for
-    none), `clean`, `robust`, each of these two with `_low` and
-    `_high` (95 % Wilson interval), `examples`, `judged` (the checkpoint they are of), and every field of
-    the recipe by its dotted key. Shares are in [0, 1]; not finished is NaN.
+    Columns: `run` (unique), `folder`, `threat`, `norm`, `epsilon`, `method`, `configuration` (method and whatever
+    else the sweep varies), `seed`, `workers`, `phase` and `rung` (of an adaptive sweep), `status`, `lost` (to
+    catastrophic overfitting), `machine`, `started`, `ended` (its last entry so far), `epochs`, `train_seconds`,
+    `gpu_seconds`, `alarms` and `rollbacks` of the overfitting guard, `held_out` (robust accuracy on the held-out
+    images: of the weights that are judged, or so far) and `selection` (the same under the attack that an adaptive
+    sweep selects by),
+    `unreliable` (the reliability flags of its evaluations, "" for none), `clean`, `robust`, each of these two with
+    `_low` and `_high` (95 % Wilson interval), `examples`, `judged` (the checkpoint they are of), `judged_by` (the
+    attack), and every field of the recipe by its dotted key.
     """
-    return pd.DataFrame([_run(record) for record in records])
-
-
-def epoch_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a run and epoch: the run's identity, as in `run_frame`, and everything it reported."""
-    rows = [{**_identity(record), **entry["metrics"]} for record in records for entry in record.entries("epoch")]
-    return pd.DataFrame(rows)
-
-
-def event_frame(records: Iterable[Record]) -> pd.DataFrame:
+    epochs: pd.DataFrame
+    """One row a run and epoch: the run's identity as above, `time`, and everything that the run reported."""
+    events: pd.DataFrame
     """One row for each alarm of an overfitting guard: the run's identity, the epoch, and `overfitting.Event`'s
     fields, `signals` and `usual` as one column each signal (`signals.accuracy`)."""
-    rows = [
-        {**_identity(record), "epoch": entry["epoch"], **_flat(event)}
-        for record in records
-        for entry in record.entries("epoch")
-        for event in entry.get("events", ())  # records of older versions have none
-    ]
-    return pd.DataFrame(
-        rows,
-        columns=None if rows else ["run", "threat", "configuration", "update", "train_seconds", "confirmed", "action"],
-    )
+    keys: tuple[str, ...]
+    """what the sweep varies, by the recipe's dotted keys: see `swept`"""
+
+    @staticmethod
+    def of(records: Iterable[Record]) -> Frames:
+        """Each log is read once."""
+        known = list(records)
+        told = list(zip(_identities(known), [record.read()[0] for record in known], strict=True))
+        recipes = [flatten(record.recipe) for record in known]
+        runs = [who | _outcome(log) for who, log in told]
+        frame = pd.DataFrame([{**recipe, **run} for run, recipe in zip(runs, recipes, strict=True)])
+        frame = frame.loc[:, list(dict.fromkeys(key for rows in (runs, recipes) for row in rows for key in row))]
+        return Frames(frame, _epochs(told), _events(told), swept(frame, dict.fromkeys(k for r in recipes for k in r)))
 
 
-def _flat(event: dict[str, Any]) -> dict[str, Any]:
-    nested = {f"{name}.{key}": value for name in ("signals", "usual") for key, value in event[name].items()}
-    return {key: value for key, value in event.items() if key not in ("signals", "usual")} | nested
+def complete(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that a choice can be made among, with the held-out robust accuracy that it is made by as `chosen_by`.
 
-
-def detections(epochs: pd.DataFrame, events: pd.DataFrame) -> pd.DataFrame:
-    """One row a run: when it collapsed, as one knows afterwards, and when its guard noticed.
-
-    Afterwards, a run has collapsed if it ends with less than half of its best robust accuracy on the held-out
-    images; `onset` is the update at the end of the first epoch after which it stayed there, and NaN for a
-    healthy run. `detected` is the update of the first confirmed alarm, `late` how many updates after the
-    onset's epoch began, `cause` its signal; `false_alarms` counts those that were not confirmed. `bent` is the
-    update at the end of the first epoch whose linearity was 0.2 below the run's highest.
+    Those that came to their own end, be it by catastrophic overfitting: to leave these out would flatter what often
+    collapses. Runs that only confirm what was chosen before are none of them.
     """
-    return pd.DataFrame([_detection(str(run), part, events) for run, part in epochs.groupby("run", sort=False)])
+    measure = "selection" if runs["selection"].notna().any() else "held_out"
+    ended = runs.query("status in ('finished', 'catastrophic_overfitting') and phase != 'confirmation'")
+    return ended.assign(chosen_by=ended[measure]).dropna(subset=["chosen_by"])
 
 
-def _detection(run: str, epochs: pd.DataFrame, events: pd.DataFrame) -> dict[str, Any]:
-    healthy = epochs["robust_accuracy"] >= epochs["robust_accuracy"].cummax() / 2
-    last = int(healthy.to_numpy().nonzero()[0][-1])
-    row: dict[str, Any] = {"run": run, "configuration": epochs["configuration"].iloc[0], "onset": float("nan")}
-    if last + 1 < len(epochs):
-        row["onset"] = epochs["updates"].iloc[last + 1]
-    if "linearity" in epochs:
-        fell = epochs.loc[epochs["linearity"] < epochs["linearity"].cummax() - 0.2, "updates"]
-        row["bent"] = fell.iloc[0] if len(fell) else float("nan")
-    mine = events.loc[events["run"] == run].to_dict("records")
-    confirmed = [event for event in mine if event["confirmed"]]
-    row["false_alarms"] = len(mine) - len(confirmed)
-    for event in confirmed[:1]:
-        row |= {"detected": event["update"], "cause": event["cause"]}
-        row["late"] = event["update"] - epochs["updates"].iloc[last] if row["onset"] == row["onset"] else float("nan")
-    return row
+def swept(runs: pd.DataFrame, keys: Iterable[str]) -> tuple[str, ...]:
+    """Which of these keys differ between runs of one threat model, the seed aside.
 
-
-def configurations(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a threat model and configuration, over its seeds, cheapest first.
-
-    Columns: `threat`, `configuration`, `seeds`, how many of them were `lost` to catastrophic overfitting or are
-    `unreliable` by a flag of their evaluation (and are in the means nevertheless), means of `train_seconds`,
-    `clean` and `robust`, `robust_min`, `robust_max`; `on_front`: no configuration for this threat model is both
-    faster and more robust; `behind_best` and `faster_than_best`: robust accuracy short of the most robust one's,
-    and its train seconds over this one's.
+    A plug-in's own field counts only if it differs between runs of that plug-in: a choice of methods is one key,
+    not one more for each field that one of them has and another has not.
     """
-    finished = runs.dropna(subset=["robust"])
-    frame = finished.groupby(["threat", "configuration"], sort=False).agg(
-        norm=("norm", "first"),
-        epsilon=("epsilon", "first"),
-        seeds=("seed", "nunique"),
-        lost=("lost", "sum"),
-        unreliable=("unreliable", _count),
-        train_seconds=("train_seconds", "mean"),
-        clean=("clean", "mean"),
-        robust=("robust", "mean"),
-        robust_min=("robust", "min"),
-        robust_max=("robust", "max"),
-    )
-    frame = frame.reset_index().sort_values(["norm", "epsilon", "train_seconds"], ignore_index=True)
-    if frame.empty:
-        return frame.assign(on_front=False, behind_best=0.0, faster_than_best=0.0)
-    parts = [part.assign(**_against_best(part)) for _, part in frame.groupby("threat", sort=False)]
-    return pd.concat(parts, ignore_index=True)
+    kept = [key for key in keys if key != "seed" and not key.startswith("threat.")]
+    values = runs[["threat", *kept]].astype(str)
+
+    def varies(key: str) -> bool:
+        parent = key.rpartition(".")[0]
+        alike = ["threat", parent] if parent in kept else ["threat"]
+        return bool((values.groupby(alike)[key].nunique() > 1).any())
+
+    return tuple(key for key in kept if varies(key))
 
 
-def _count(texts: pd.Series) -> int:
-    return int((texts != "").sum())
+def _identities(records: Sequence[Record]) -> list[dict[str, Any]]:
+    names = Counter(record.name for record in records)
+    return [_identity(record, unique=names[record.name] == 1) for record in records]
 
 
-def pareto_front(runs: pd.DataFrame) -> pd.Series:
-    """Whether no other row has fewer `train_seconds` and at least the `robust` of this one; aligned with `runs`.
-
-    Compare only rows of one threat model.
-    """
-    ordered = runs.sort_values(["train_seconds", "robust"], ascending=[True, False])
-    best_so_far = ordered["robust"].cummax().shift(fill_value=-1.0)
-    return (ordered["robust"] > best_so_far).reindex(runs.index)
-
-
-def _against_best(part: pd.DataFrame) -> dict[str, pd.Series]:
-    best = part.loc[part["robust"].idxmax()]
+def _identity(record: Record, unique: bool) -> dict[str, Any]:
+    recipe, folder = record.recipe, record.directory.name
+    trial = record.about.get("trial") or {}  # adaptive sweeps say what a run was for
     return {
-        "on_front": pareto_front(part),
-        "behind_best": best["robust"] - part["robust"],
-        "faster_than_best": best["train_seconds"] / part["train_seconds"],
-    }
-
-
-def _identity(record: Record) -> dict[str, Any]:
-    recipe = record.recipe
-    return {
-        "run": record.name,
+        "run": record.name if unique else f"{record.name} #{folder.partition('-')[0]}",
+        "folder": folder,
         "threat": str(recipe.threat),
         "norm": name_of(recipe.threat.norm),
         "epsilon": recipe.threat.epsilon,
@@ -145,27 +103,86 @@ def _identity(record: Record) -> dict[str, Any]:
         "configuration": record.about["configuration"],
         "seed": recipe.seed,
         "workers": recipe.workers,
+        "phase": trial.get("phase", "search"),
+        "rung": trial.get("rung", 0),
     }
 
 
-def _doubts(record: Record) -> str:
-    """The names of the reliability flags that any evaluation of the run has raised."""
-    flags = [flag["name"] for entry in record.entries("evaluation") for flag in entry.get("flags", ())]
-    return ", ".join(dict.fromkeys(flags))
-
-
-def _run(record: Record) -> dict[str, Any]:
-    status = record.status
-    row = _identity(record) | {"status": status, "lost": status == "catastrophic_overfitting"}
-    row |= {"epochs": 0, "alarms": 0, "rollbacks": 0, "unreliable": _doubts(record)}
-    row |= {key: float("nan") for key in ("train_seconds", "gpu_seconds", "clean", "robust")}
-    for entry in record.entries("epoch")[-1:]:
-        row["epochs"] = entry["epoch"]
-        row |= {key: entry["metrics"][key] for key in ("train_seconds", "gpu_seconds", "alarms", "rollbacks")}
-    for entry in record.entries("evaluation"):
-        if entry["final"]:
-            row |= {"examples": entry["examples"], "judged": entry["checkpoint"]}
+def _outcome(log: Sequence[Entry]) -> dict[str, Any]:
+    states = [entry for entry in log if entry["kind"] == "status"]
+    status = states[-1]["status"] if states else "waiting"
+    row = {"status": status, "lost": status == "catastrophic_overfitting", "machine": _machine(states)}
+    times = [log[0]["time"], log[-1]["time"]] if log else [None, None]
+    row |= dict(zip(("started", "ended"), pd.to_datetime(times, unit="ms", utc=True), strict=True))
+    row |= {"epochs": 0, "alarms": 0, "rollbacks": 0, "unreliable": _doubts(log)}
+    row |= dict.fromkeys(("train_seconds", "gpu_seconds", "held_out", "selection", *_JUDGED), _NOTHING)
+    epochs = {entry["epoch"]: entry["metrics"] for entry in log if entry["kind"] == "epoch"}
+    for epoch, metrics in [*epochs.items()][-1:]:
+        row |= {key: metrics[key] for key in ("train_seconds", "gpu_seconds", "alarms", "rollbacks")}
+        row |= {"epochs": epoch} | _held_out(metrics)
+    for entry in log:
+        if entry["kind"] == "evaluation" and entry["final"]:
+            row |= _held_out(epochs[entry["epoch"]]) if entry["epoch"] in epochs else {}
+            row |= {
+                "examples": entry["examples"],
+                "judged": entry["checkpoint"],
+                "judged_by": entry["label"].partition(" ")[0],
+            }
             for name in ("clean", "robust"):
                 share = entry[name]
                 row |= {name: share["value"], f"{name}_low": share["low"], f"{name}_high": share["high"]}
-    return row | {key: value for key, value in flatten(record.recipe).items() if key not in row}
+    return row
+
+
+def _held_out(metrics: dict[str, Any]) -> dict[str, float]:
+    return {"held_out": metrics["robust_accuracy"], "selection": metrics.get("selection_accuracy", _NOTHING)}
+
+
+def _machine(states: Sequence[Entry]) -> str:
+    """Whatever the run's seconds were measured on: `AMD EPYC, threads: 1`."""
+    found = [entry["machine"] for entry in states if "machine" in entry]
+    return "; ".join(dict.fromkeys(f"{machine['device']}, threads: {machine['threads']}" for machine in found))
+
+
+def _doubts(log: Sequence[Entry]) -> str:
+    """The names of the reliability flags that any evaluation of the run has raised."""
+    flags = [flag["name"] for entry in log if entry["kind"] == "evaluation" for flag in entry.get("flags", ())]
+    return ", ".join(dict.fromkeys(flags))
+
+
+def _epochs(told: _Told) -> pd.DataFrame:
+    rows = [
+        who | {"time": entry["time"]} | entry["metrics"]
+        for who, log in told
+        for entry in log
+        if entry["kind"] == "epoch"
+    ]
+    frame = pd.DataFrame(rows)
+    return frame if frame.empty else frame.assign(time=pd.to_datetime(frame["time"], unit="ms", utc=True))
+
+
+def _events(told: _Told) -> pd.DataFrame:
+    rows = [
+        who | {"epoch": entry["epoch"]} | _flat(event)
+        for who, log in told
+        for entry in log
+        if entry["kind"] == "epoch"
+        for event in entry.get("events", ())  # records of older versions have none
+    ]
+    needed = [
+        "run",
+        "threat",
+        "configuration",
+        "epoch",
+        "update",
+        "train_seconds",
+        "robust_accuracy",
+        "confirmed",
+        "action",
+    ]
+    return pd.DataFrame(rows, columns=None if rows else needed)
+
+
+def _flat(event: dict[str, Any]) -> dict[str, Any]:
+    nested = {f"{name}.{key}": value for name in ("signals", "usual") for key, value in event[name].items()}
+    return {key: value for key, value in event.items() if key not in ("signals", "usual")} | nested

@@ -13,7 +13,7 @@ _MODES = {"strong": ("#4c72b0", "o"), "weak": ("#dd8452", "s")}
 
 
 def scaling_frame(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a mode and number of workers, over the seeds of `analysis.runs.run_frame`.
+    """One row a mode and number of workers, over the seeds of `runs.Frames.runs`.
 
     In `strong` scaling the batch stays what it is with the fewest workers, in `weak` scaling each worker's share of
     it does. Both pass over the same images equally often, so that `speedup` is the ratio of train seconds to those

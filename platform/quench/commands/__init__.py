@@ -78,11 +78,8 @@ def resume(arguments: Namespace, changes: Changes) -> int:
 
 
 def report(arguments: Namespace, changes: Changes) -> int:
-    """Tables and figures of a sweep, made again from its records."""
-    console = terminal()
-    made = find_sweep(arguments.storage, arguments.sweep)
-    for file in print_report(console, made)[1:]:
-        console.print(str(file), soft_wrap=True, highlight=False)
+    """One page, tables and figures of a sweep, made again from its records."""
+    print_report(terminal(), find_sweep(arguments.storage, arguments.sweep))
     return 0
 
 
