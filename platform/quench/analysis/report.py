@@ -18,13 +18,15 @@ from quench.storage import SweepRecord
 
 _SVG: dict[Any, Any] = {"svg.hashsalt": "quench"}
 """the same figure, the same bytes"""
+_MOST = 20_000
+"""rows that are written as CSV too; the epochs of a thousand runs would be 50 MB"""
 
 
 def write_report(sweep: SweepRecord) -> tuple[dict[str, pd.DataFrame], list[Path]]:
     """The frames by name, and the files written into the sweep's folder `report`, the page first.
 
-    The files are `report.html`, each figure as PNG and SVG, each frame as CSV and Parquet. Of a sweep without a
-    record of a run, none.
+    The files are `report.html`, each figure as PNG and SVG, each frame as Parquet and, up to `_MOST` rows,
+    as CSV.
     """
     directory = sweep.directory / "report"
     frames = Frames.of(sweep.records)
@@ -55,9 +57,11 @@ def _drawn(figure: Figure, path: Path) -> list[Path]:
 
 def _tabled(table: pd.DataFrame, path: Path) -> list[Path]:
     """Parquet has one type a column: what has several (a recipe's lists, names and numbers) is text in it."""
-    files = [path.with_suffix(".csv"), path.with_suffix(".parquet")]
-    table.to_csv(files[0], index=False)
+    files = [path.with_suffix(".parquet")]
     mixed = [str(name) for name in table if table[name].dtype == object]
     plain = table.assign(**{name: table[name].map(str, na_action="ignore") for name in mixed})
-    plain.to_parquet(files[1], index=False)
+    plain.to_parquet(files[0], index=False)
+    if len(table) <= _MOST:
+        files.append(path.with_suffix(".csv"))
+        table.to_csv(files[1], index=False)
     return files
