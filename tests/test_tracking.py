@@ -21,11 +21,12 @@ from quench import trial
 from quench.analysis.runs import event_frame
 from quench.config import flatten, override
 from quench.evaluation.reliability import Flag
+from quench.mlflow_view import pages
 from quench.record import Record
 from quench.storage import SweepRecord
 from quench.sweep import Sweep
 from quench.sweep.trials import trials
-from quench.tracking import Tracker, default_uri, pages
+from quench.tracking import Tracker, default_uri, experiments
 from quench.training.recipe import Recipe
 
 
@@ -141,7 +142,7 @@ def test_a_collapse_is_told(client: MlflowClient, sweep: SweepRecord, tmp_path: 
 
 
 def test_the_chart_page_is_known(sweep: SweepRecord, client: MlflowClient) -> None:
-    found = pages(default_uri(sweep.directory.parent))
+    found = pages(experiments(default_uri(sweep.directory.parent)))
     assert found == {
         "tiny": "/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=quench"
     }

@@ -9,10 +9,13 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-VIEW = "quench"
-"""key of the preset in the page's address"""
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment
+
+_VIEW = "mlflow.sharedViewState.quench"
 _SECTION = "quench-charts"
 
 
@@ -44,7 +47,13 @@ def view_tag() -> dict[str, str]:
     }
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
     view = {"name": "Robust accuracy over train seconds", "createdAt": 0, "updatedAt": 0, "state": f"deflate;{packed}"}
-    return {f"mlflow.sharedViewState.{VIEW}": json.dumps(view), "mlflow.experimentKind": "custom_model_development"}
+    return {_VIEW: json.dumps(view), "mlflow.experimentKind": "custom_model_development"}
+
+
+def pages(experiments: Iterable[Experiment]) -> dict[str, str]:
+    """The chart page of every experiment that has the preset, after the host."""
+    query = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={_VIEW.rpartition('.')[2]}"
+    return {e.name: f"/#/experiments/{e.experiment_id}/runs?{query}" for e in experiments if _VIEW in e.tags}
 
 
 def _metric(key: str) -> dict[str, str]:

@@ -85,14 +85,16 @@ def report(arguments: Namespace, changes: Changes) -> int:
 
 def ui(arguments: Namespace, changes: Changes) -> int:
     """The MLflow server on this machine's own address, until interrupted."""
-    from quench.tracking import default_uri, pages, serve
+    from quench.mlflow_server import serve
+    from quench.mlflow_view import pages
+    from quench.tracking import default_uri, experiments
 
     uri = arguments.tracking_uri or default_uri(arguments.storage)
     if uri.startswith("http"):
         print(f"these runs are on an MLflow server: {redacted(uri)}")
         return 0
     with serve(uri, arguments.storage, arguments.port) as host:
-        for name, path in pages(uri).items():
+        for name, path in pages(experiments(uri)).items():
             print(f"{name}: {host}{path}")
         print(f"everything: {host}   (stop with Ctrl-C)", flush=True)
     return 0
