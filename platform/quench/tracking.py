@@ -62,13 +62,14 @@ class Tracker:
         # A server has its own artifact store; with a bare database it is a folder of ours.
         place = None if uri.startswith("http") else (storage.resolve() / "artifacts" / experiment).as_uri()
         self.experiment_id: str = found.experiment_id if found else self._client.create_experiment(experiment, place)
-        for key, value in view_tag().items():
-            self._client.set_experiment_tag(self.experiment_id, key, value)
+        if not found:
+            self._preset(view_tag())
         self._runs: dict[str, str] = {}
 
     def begin_sweep(self, sweep: SweepRecord) -> None:
         """Find or make the parent run; to be called before the sweep's trials are handed in."""
         about = sweep.about
+        self._preset(view_tag(record.recipe for record in sweep.records))
         params = {key: json.dumps(value)[:6000] for key, value in about.items()}
         self._open(about["id"], sweep.name, about["created"], params, {"quench.kind": "sweep"})
 
@@ -107,6 +108,10 @@ class Tracker:
         """Log files made of a run that this tracker has seen, into a folder of its artifacts."""
         for file in files:
             self._client.log_artifact(self._runs[record.about["id"]], str(file), folder)
+
+    def _preset(self, tags: dict[str, str]) -> None:
+        for key, value in tags.items():
+            self._client.set_experiment_tag(self.experiment_id, key, value)
 
     def _run(self, record: Record, started: int) -> str:
         about = record.about
