@@ -49,6 +49,7 @@ def default_uri(storage: Path) -> str:
 
 def experiments(uri: str) -> list[Experiment]:
     """The experiments recorded there. Raises what MLflow raises, unless it answers."""
+    _make_database(uri)
     return list(MlflowClient(tracking_uri=uri).search_experiments())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -21,7 +21,7 @@ from quench.commands.interpret import interpret
 from quench.commands.scaling import scaling
 from quench.config import override
 from quench.console import terminal
-from quench.errors import UserError, redacted, require
+from quench.errors import UserError, one_line, redacted, require
 from quench.experiment import Experiment
 from quench.record import Record
 from quench.storage import find, find_sweep, new_directory
@@ -84,20 +84,31 @@ def report(arguments: Namespace, changes: Changes) -> int:
 
 
 def ui(arguments: Namespace, changes: Changes) -> int:
-    """The MLflow server on this machine's own address, until interrupted."""
+    """MLflow's server, until interrupted; or where these runs are found on a server that runs already."""
     from quench.mlflow_server import serve
     from quench.mlflow_view import pages
     from quench.tracking import default_uri, experiments
 
     uri = arguments.tracking_uri or default_uri(arguments.storage)
-    if uri.startswith("http"):
-        print(f"these runs are on an MLflow server: {redacted(uri)}")
+    remote, made = uri.startswith("http"), "no such folder; `quench train` or `quench sweep` makes it"
+    require(remote or arguments.storage.is_dir(), "storage", str(arguments.storage), made)
+    try:
+        found = pages(experiments(uri))
+    except Exception as error:
+        raise UserError(f"MLflow cannot be reached at {redacted(uri)}: {one_line(error)}") from error
+    if remote:
+        _print_links(redacted(uri.rstrip("/")), found)
         return 0
-    with serve(uri, arguments.storage, arguments.port) as host:
-        for name, path in pages(experiments(uri)).items():
-            print(f"{name}: {host}{path}")
-        print(f"everything: {host}   (stop with Ctrl-C)", flush=True)
+    with serve(uri, arguments.storage, arguments.host, arguments.port) as address:
+        _print_links(address, found)
+        print("Ctrl-C ends it", flush=True)
     return 0
+
+
+def _print_links(address: str, pages: Mapping[str, str]) -> None:
+    for name, page in pages.items():
+        print(f"{name}: {address}{page}")
+    print(f"everything: {address}")
 
 
 def _check(recipes: Iterable[Recipe]) -> None:
