@@ -126,11 +126,17 @@ def test_a_sweep_is_kept_in_postgresql_and_s3(
         assert shown.stdout.startswith(f"tiny: {address}/#/experiments/1/runs?")
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    direct = Path(shutil.copy(file, tmp_path / "direct.py"))
+    done = quench("train", direct, "--storage", storage)
+    assert done.returncode == 0, done.stderr
+    assert "could not be written" not in done.stdout
     port = free_port()
     words = [PROGRAM, "ui", "--storage", str(storage), "--port", str(port)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline().startswith(f"tiny: http://127.0.0.1:{port}/#/experiments/1/runs?")
+        links = [process.stdout.readline().partition(": ") for _ in range(2)]
+        assert {name for name, _, _ in links} == {"tiny", "direct"}
+        assert all(link.startswith(f"http://127.0.0.1:{port}/#/experiments/") for _, _, link in links)
         lines = [place.read_bytes() for place in Path("/proc").glob("[0-9]*/cmdline")]
         assert not [line for line in lines if SECRET.encode() in line]
         process.terminate()

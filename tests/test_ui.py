@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -63,10 +62,10 @@ def ui(storage: Path, *words: str, **environment: str) -> Iterator[tuple[subproc
 
 @pytest.fixture(scope="module")
 def link(sweep: SweepRecord) -> Iterator[str]:
-    """The page of the sweep; its server is ended as a terminal that is closed ends it."""
+    """The page of the sweep; its server ends with the program."""
     with ui(sweep.directory.parent) as (process, port, link):
         yield link
-        process.send_signal(signal.SIGHUP)
+        process.terminate()
         assert process.wait(timeout=SECONDS) == 0
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "nothing is left behind"

@@ -30,13 +30,21 @@ auth_cache_ttl_seconds = 60
 """
 
 
+def check(host: str, port: int) -> None:
+    """Raise `InvalidValue` if the port is taken, or if other machines would see the server without a login."""
+    require(not _is_taken(host, port), "port", port, f"is in use; try --port {port + 1}")
+    missing = [] if _is_this_machine(host) else [name for name in _LOGIN if not os.environ.get(name)]
+    allowed = f"other machines see it, so it must ask for a password: set {' and '.join(missing)}, or leave --host out"
+    require(not missing, "host", host, allowed)
+
+
 @contextmanager
 def serve(uri: str, storage: Path, host: str, port: int) -> Iterator[str]:
     """MLflow's server and UI; the block gets its address once it answers, then it serves until interrupted.
 
-    Raises `UserError` if other machines could use it without a login, or if it does not start.
+    Raises what `check` raises, and `UserError` if the server does not start.
     """
-    require(not _is_taken(host, port), "port", port, f"is in use; try --port {port + 1}")
+    check(host, port)
     words = ["server", "--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level=warning"]
     words += ["--artifacts-destination", (storage.resolve() / "artifacts").as_uri()]
     settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
@@ -59,9 +67,8 @@ def serve(uri: str, storage: Path, host: str, port: int) -> Iterator[str]:
                 reason = log.read_text(errors="replace").strip().rpartition("\n")[2]
                 raise UserError(f"the MLflow server did not start: {redacted(reason)} (more in {log})")
             yield _address(host, port)
-            server.wait()
-        except KeyboardInterrupt:
-            pass
+            with suppress(KeyboardInterrupt):
+                server.wait()
         finally:
             # Asked politely it waits for every open page; the database needs no farewell.
             with suppress(ProcessLookupError):
@@ -70,9 +77,6 @@ def serve(uri: str, storage: Path, host: str, port: int) -> Iterator[str]:
 
 def _guarded(storage: Path, host: str, port: int) -> dict[str, str]:
     """The environment of a server that asks who is there, for those who call it by this machine's names."""
-    missing = [name for name in _LOGIN if not os.environ.get(name)]
-    allowed = f"other machines see it, so it must ask for a password: set {' and '.join(missing)}, or leave --host out"
-    require(not missing, "host", host, allowed)
     users = storage.resolve() / "mlflow-users.db"
     users.touch(mode=0o600)
     login = storage / "mlflow-login.ini"

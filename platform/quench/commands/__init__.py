@@ -85,24 +85,31 @@ def report(arguments: Namespace, changes: Changes) -> int:
 
 def ui(arguments: Namespace, changes: Changes) -> int:
     """MLflow's server, until interrupted; or where these runs are found on a server that runs already."""
-    from quench.mlflow_server import serve
-    from quench.mlflow_view import pages
-    from quench.tracking import default_uri, experiments
+    from quench.mlflow_server import check, serve
+    from quench.tracking import default_uri
 
-    uri = arguments.tracking_uri or default_uri(arguments.storage)
-    remote, made = uri.startswith("http"), "no such folder; `quench train` or `quench sweep` makes it"
-    require(remote or arguments.storage.is_dir(), "storage", str(arguments.storage), made)
-    try:
-        found = pages(experiments(uri))
-    except Exception as error:
-        raise UserError(f"MLflow cannot be reached at {redacted(uri)}: {one_line(error)}") from error
-    if remote:
-        _print_links(redacted(uri.rstrip("/")), found)
+    storage, host, port = arguments.storage, arguments.host, arguments.port
+    uri = arguments.tracking_uri or default_uri(storage)
+    if uri.startswith("http"):
+        _print_links(redacted(uri.rstrip("/")), _pages(uri))
         return 0
-    with serve(uri, arguments.storage, arguments.host, arguments.port) as address:
-        _print_links(address, found)
+    require(storage.is_dir(), "storage", str(storage), "no such folder; `quench train` or `quench sweep` makes it")
+    check(host, port)
+    pages = _pages(uri)
+    with serve(uri, storage, host, port) as address:
+        _print_links(address, pages)
         print("Ctrl-C ends it", flush=True)
     return 0
+
+
+def _pages(uri: str) -> dict[str, str]:
+    from quench.mlflow_view import pages
+    from quench.tracking import experiments
+
+    try:
+        return pages(experiments(uri))
+    except Exception as error:
+        raise UserError(f"MLflow cannot be reached at {redacted(uri)}: {one_line(error)}") from error
 
 
 def _print_links(address: str, pages: Mapping[str, str]) -> None:
