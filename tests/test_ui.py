@@ -20,7 +20,8 @@ from conftest import PROGRAM, quench_here, tiny_recipe
 from quench import Choice, trial
 from quench.analysis.report import write_report
 from quench.storage import SweepRecord
-from quench.sweep import Sweep, trials
+from quench.sweep import Sweep
+from quench.sweep.trials import trials
 from quench.tracking import Tracker, default_uri
 
 SECONDS = 60

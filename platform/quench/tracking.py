@@ -76,6 +76,7 @@ class Tracker:
 
     def end_sweep(self, sweep: SweepRecord, status: Status, files: Sequence[Path]) -> None:
         """Log the figures and tables of the whole sweep, and its end."""
+        self._preset(view_tag(record.recipe for record in sweep.records))  # an adaptive sweep has few at its beginning
         run = self._runs[sweep.about["id"]]
         for file in files:
             self._client.log_artifact(run, str(file))
