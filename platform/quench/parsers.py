@@ -79,12 +79,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "sweep", metavar="SWEEP", nargs="?", default="latest", help="a sweep's folder or name, or latest"
     )
     ui = add("ui", "open the MLflow UI on the runs")
-    ui.add_argument(
-        "--host",
-        default="127.0.0.1",
-        metavar="ADDRESS",
-        help="where to listen; beyond this machine (0.0.0.0: everywhere) only with a login (default: 127.0.0.1)",
-    )
+    ui.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1; beyond this machine only with a login")
     ui.add_argument("--port", type=int, default=5000, metavar="PORT", help="default: 5000")
     return parser, dict(group.choices)
 
