@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from conftest import GULLIBLE, PROGRAM
+from conftest import GULLIBLE
 from processes import exit_code, fork
 from quench import trial
 from quench.analysis.runs import Frames
@@ -25,7 +23,7 @@ from quench.record import Record
 from quench.storage import SweepRecord
 from quench.sweep import Sweep
 from quench.sweep.trials import trials
-from quench.tracking import Tracker, default_uri, pages
+from quench.tracking import Tracker, default_uri
 from quench.training.recipe import Recipe
 
 
@@ -138,33 +136,6 @@ def test_a_collapse_is_told(client: MlflowClient, sweep: SweepRecord, tmp_path: 
     assert len(frame) == len(told)
     assert frame["action"].iloc[-1] == "stopped"
     assert frame["robust_accuracy"].iloc[-1] == stop["robust_accuracy"]
-
-
-def test_the_chart_page_is_known(sweep: SweepRecord, client: MlflowClient) -> None:
-    found = pages(default_uri(sweep.directory.parent))
-    assert found == {
-        "tiny": "/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=quench"
-    }
-
-
-def test_the_ui_serves_this_store_on_localhost_until_interrupted(sweep: SweepRecord, client: MlflowClient) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = [PROGRAM, "ui", "--storage", str(sweep.directory.parent), "--port", str(port)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        links = [process.stdout.readline(), process.stdout.readline()]
-        assert links[0].startswith(f"tiny: http://127.0.0.1:{port}/#/experiments/1/runs?")
-        remote = MlflowClient(tracking_uri=f"http://127.0.0.1:{port}")
-        assert len(remote.search_runs(["1"])) == len(client.search_runs(["1"]))
-        taken = subprocess.run(words, capture_output=True, text=True, check=False)
-        assert taken.returncode == 2
-        assert f"port = {port}: is in use; try --port {port + 1}" in taken.stderr
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0, "nothing is left behind"
 
 
 def test_a_single_run_has_no_parent(tmp_path: Path, recipe: Recipe) -> None:

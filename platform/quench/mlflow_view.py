@@ -1,4 +1,4 @@
-"""A preset of the MLflow UI's chart page: accuracy over train seconds instead of over steps.
+"""A preset of the MLflow UI's pages of an experiment: accuracy over train seconds, and what was swept.
 
 The UI keeps such a preset as a tag of the experiment, in a format of its own that it does not
 document (seen in MLflow 3.17). If a later release reads it otherwise, the page opens as usual.
@@ -9,31 +9,43 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-VIEW = "quench"
-"""key of the preset in the page's address"""
-_SECTION = "quench-charts"
+from quench.config import flatten
+from quench.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment
+
+_VIEW = "mlflow.sharedViewState.quench"
+_TIME, _SWEPT = "quench-time", "quench-swept"
 
 
-def view_tag() -> dict[str, str]:
-    """The experiment's tags that hold the preset and open its page on training runs."""
+def view_tag(recipes: Iterable[Recipe] = ()) -> dict[str, str]:
+    """The experiment's tags that hold the preset, for a sweep of these, and open its page on training runs."""
+    swept = _swept(recipes)
+    metrics = ["train_seconds", "clean_accuracy", "robust_accuracy"]
+    columns = [f"metrics.`{key}`" for key in (*metrics, "test_robust_accuracy")]
     state = {
         # Sorting by a metric lists children without their parents, so that their charts show at once.
         "orderByKey": "metrics.`robust_accuracy`",
         "orderByAsc": False,
         "searchFilter": "",
-        "runsHiddenMode": "FIRST_20_RUNS",
+        "runsHiddenMode": "SHOW_ALL",
+        "selectedColumns": [*columns, *(f"params.`{key}`" for key in swept), "attributes.`Models`"],
         "compareRunCharts": [
-            _line("robust", "robust_accuracy", "Robust accuracy (held-out images) over train seconds"),
-            _line("clean", "clean_accuracy", "Clean accuracy (held-out images) over train seconds"),
-            _chart("scatter", "SCATTER", "Robust accuracy against train seconds, at the end")
-            | {"xaxis": _metric("train_seconds"), "yaxis": _metric("robust_accuracy")},
-            _chart("both", "SCATTER", "Robust against clean accuracy, at the end")
-            | {"xaxis": _metric("clean_accuracy"), "yaxis": _metric("robust_accuracy")},
+            _line("robust_accuracy"),
+            _line("clean_accuracy"),
+            _scatter("train_seconds", "robust_accuracy"),
+            _scatter("clean_accuracy", "robust_accuracy"),
+            _chart("PARALLEL", _SWEPT)
+            # The last one colours the lines.
+            | {"selectedParams": swept, "selectedMetrics": metrics, "showAllRuns": True},
         ],
         "compareRunSections": [
-            {"uuid": _SECTION, "name": "Time versus robustness", "display": True, "isReordered": True, "deleted": False}
+            _section(_TIME, "Time versus robustness", columns=2),
+            _section(_SWEPT, "What was swept", columns=1),
         ],
         "isAccordionReordered": True,
         "globalLineChartConfig": {
@@ -44,27 +56,49 @@ def view_tag() -> dict[str, str]:
     }
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
     view = {"name": "Robust accuracy over train seconds", "createdAt": 0, "updatedAt": 0, "state": f"deflate;{packed}"}
-    return {f"mlflow.sharedViewState.{VIEW}": json.dumps(view), "mlflow.experimentKind": "custom_model_development"}
+    return {_VIEW: json.dumps(view), "mlflow.experimentKind": "custom_model_development"}
 
 
-def _metric(key: str) -> dict[str, str]:
-    return {"key": key, "type": "METRIC"}
+def pages(experiments: Iterable[Experiment]) -> dict[str, str]:
+    """The chart page of every experiment that has the preset, after the host."""
+    query = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={_VIEW.rpartition('.')[2]}"
+    return {e.name: f"/#/experiments/{e.experiment_id}/runs?{query}" for e in experiments if _VIEW in e.tags}
 
 
-def _chart(name: str, kind: str, title: str) -> dict[str, Any]:
+def _swept(recipes: Iterable[Recipe]) -> list[str]:
+    """What differs between them, but for the seed, and all of them have: the UI draws no run that lacks one.
+
+    More axes than eight nobody reads.
+    """
+    params = [{key: str(value) for key, value in flatten(recipe).items()} for recipe in recipes]
+    shared = [key for key in params[0] if all(key in other for other in params)] if params else []
+    return [key for key in shared if key != "seed" and len({each[key] for each in params}) > 1][:8]
+
+
+def _section(name: str, title: str, *, columns: int) -> dict[str, Any]:
+    shown = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False}
+    return {"uuid": name, "name": title, "columns": columns, "cardHeight": 380} | shown
+
+
+def _chart(kind: str, section: str, *metrics: str) -> dict[str, Any]:
     return {
-        "uuid": f"quench-{name}",
+        "uuid": "-".join([section, kind, *metrics]),
         "type": kind,
         "runsCountToCompare": 100,
-        "metricSectionId": _SECTION,
+        "metricSectionId": section,
         "deleted": False,
         "isGenerated": False,
-        "displayName": title,
     }
 
 
-def _line(name: str, metric: str, title: str) -> dict[str, Any]:
-    return _chart(name, "LINE", title) | {
+def _scatter(x: str, y: str) -> dict[str, Any]:
+    """The runs' last values."""
+    axes = {name: {"key": key, "type": "METRIC"} for name, key in (("xaxis", x), ("yaxis", y))}
+    return _chart("SCATTER", _TIME, x, y) | axes
+
+
+def _line(metric: str) -> dict[str, Any]:
+    return _chart("LINE", _TIME, metric) | {
         "metricKey": metric,
         "selectedMetricKeys": [metric],
         "lineSmoothness": 0,

@@ -78,7 +78,8 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     report.add_argument(
         "sweep", metavar="SWEEP", nargs="?", default="latest", help="a sweep's folder or name, or latest"
     )
-    ui = add("ui", "open the MLflow UI on the runs, on this machine only")
+    ui = add("ui", "open the MLflow UI on the runs")
+    ui.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1; beyond this machine only with a login")
     ui.add_argument("--port", type=int, default=5000, metavar="PORT", help="default: 5000")
     return parser, dict(group.choices)
 

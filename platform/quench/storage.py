@@ -3,6 +3,7 @@
 <storage>/<experiment>-<time>/                a run's record, or
 <storage>/<experiment>-<time>/sweep.json      a sweep, with a record for each trial beside it
 <storage>/mlflow.db, artifacts/               MLflow, unless it is elsewhere
+<storage>/mlflow-*                            what `quench ui` keeps: the server's log, who may log in
 """
 
 from __future__ import annotations

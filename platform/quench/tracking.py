@@ -9,16 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.request import urlopen
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # The log waits for a server that is away; a thread that waits with it would only hold up the exit.
@@ -29,14 +23,13 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with a password, if there is one in it
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Experiment, Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from quench.catalogue import name_of
 from quench.config import flatten
-from quench.errors import UserError, require
 from quench.journal import Entry
-from quench.mlflow_view import VIEW, view_tag
+from quench.mlflow_view import view_tag
 from quench.record import Record, Status
 from quench.storage import SweepRecord
 
@@ -54,9 +47,10 @@ def default_uri(storage: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
 
 
-def reach(uri: str) -> None:
-    """Raise what MLflow raises, unless it answers there."""
-    MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+def experiments(uri: str) -> list[Experiment]:
+    """The experiments recorded there. Raises what MLflow raises, unless it answers."""
+    _make_database(uri)
+    return list(MlflowClient(tracking_uri=uri).search_experiments())
 
 
 class Tracker:
@@ -69,18 +63,20 @@ class Tracker:
         # A server has its own artifact store; with a bare database it is a folder of ours.
         place = None if uri.startswith("http") else (storage.resolve() / "artifacts" / experiment).as_uri()
         self.experiment_id: str = found.experiment_id if found else self._client.create_experiment(experiment, place)
-        for key, value in view_tag().items():
-            self._client.set_experiment_tag(self.experiment_id, key, value)
+        if not found:
+            self._preset(view_tag())
         self._runs: dict[str, str] = {}
 
     def begin_sweep(self, sweep: SweepRecord) -> None:
         """Find or make the parent run; to be called before the sweep's trials are handed in."""
         about = sweep.about
+        self._preset(view_tag(record.recipe for record in sweep.records))
         params = {key: json.dumps(value)[:6000] for key, value in about.items()}
         self._open(about["id"], sweep.name, about["created"], params, {"quench.kind": "sweep"})
 
     def end_sweep(self, sweep: SweepRecord, status: Status, files: Sequence[Path]) -> None:
         """Log the report on the whole sweep, into a folder named as theirs, and its end."""
+        self._preset(view_tag(record.recipe for record in sweep.records))  # an adaptive sweep has few at its beginning
         run = self._runs[sweep.about["id"]]
         for file in files:
             self._client.log_artifact(run, str(file), file.parent.name)
@@ -114,6 +110,10 @@ class Tracker:
         """Log files made of a run that this tracker has seen, into a folder of its artifacts."""
         for file in files:
             self._client.log_artifact(self._runs[record.about["id"]], str(file), folder)
+
+    def _preset(self, tags: dict[str, str]) -> None:
+        for key, value in tags.items():
+            self._client.set_experiment_tag(self.experiment_id, key, value)
 
     def _run(self, record: Record, started: int) -> str:
         about = record.about
@@ -188,47 +188,3 @@ def _metrics(entry: Entry) -> list[Metric]:
             for part, value in share.items()
         ]
     return []
-
-
-def pages(uri: str) -> dict[str, str]:
-    """The UI's chart page of every experiment in the store, after the host."""
-    client = MlflowClient(tracking_uri=uri)
-    query = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={VIEW}"
-    found = [e for e in client.search_experiments() if f"mlflow.sharedViewState.{VIEW}" in e.tags]
-    return {e.name: f"/#/experiments/{e.experiment_id}/runs?{query}" for e in found}
-
-
-@contextmanager
-def serve(uri: str, storage: Path, port: int) -> Iterator[str]:
-    """MLflow's server and UI on localhost; the block runs once it answers, then it serves until interrupted."""
-    with socket.socket() as probe:
-        taken = probe.connect_ex(("127.0.0.1", port)) == 0
-    require(not taken, "port", port, f"is in use; try --port {port + 1}")
-    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    words += ["--artifacts-destination", (storage.resolve() / "artifacts").as_uri()]
-    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"} | os.environ
-    settings["MLFLOW_BACKEND_STORE_URI"] = uri  # not among the words, which every user of the machine sees
-    host = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", *words]
-    with subprocess.Popen(command, env=settings, stdout=sys.stderr, start_new_session=True) as server:
-        try:
-            while server.poll() is None and not _answers(host):
-                time.sleep(0.2)
-            if server.poll() is not None:
-                raise UserError("the MLflow server ended before it answered; its reason is above")
-            yield host
-            server.wait()
-        except KeyboardInterrupt:
-            pass
-        finally:
-            # Asked politely it waits for every open page; the database needs no farewell.
-            with suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGKILL)
-
-
-def _answers(host: str) -> bool:
-    try:
-        with urlopen(f"{host}/health", timeout=1):
-            return True
-    except OSError:
-        return False

@@ -162,7 +162,7 @@ def test_axes_of_parallel_coordinates() -> None:
 def test_the_page_needs_nothing_else_and_trusts_nobody(race: SweepRecord) -> None:
     file = race.directory / "sweep.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"space": "<script>alert(1)</script>"}))
-    _, files = write_report(race)
+    _, files = write_report(SweepRecord(race.directory))
     page = files[0].read_text()
     assert "<script" not in page
     assert "&lt;script&gt;" in page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -22,7 +22,7 @@ from quench.commands.interpret import interpret
 from quench.commands.scaling import scaling
 from quench.config import override
 from quench.console import terminal
-from quench.errors import UserError, redacted, require
+from quench.errors import UserError, one_line, redacted, require
 from quench.experiment import Experiment
 from quench.record import Record
 from quench.storage import find, find_sweep, new_directory
@@ -84,18 +84,38 @@ def report(arguments: Namespace, changes: Changes) -> int:
 
 
 def ui(arguments: Namespace, changes: Changes) -> int:
-    """The MLflow server on this machine's own address, until interrupted."""
-    from quench.tracking import default_uri, pages, serve
+    """MLflow's server, until interrupted; or where these runs are found on a server that runs already."""
+    from quench.mlflow_server import check, serve
+    from quench.tracking import default_uri
 
-    uri = arguments.tracking_uri or default_uri(arguments.storage)
+    storage, host, port = arguments.storage, arguments.host, arguments.port
+    uri = arguments.tracking_uri or default_uri(storage)
     if uri.startswith("http"):
-        print(f"these runs are on an MLflow server: {redacted(uri)}")
+        _print_links(redacted(uri.rstrip("/")), _pages(uri))
         return 0
-    with serve(uri, arguments.storage, arguments.port) as host:
-        for name, path in pages(uri).items():
-            print(f"{name}: {host}{path}")
-        print(f"everything: {host}   (stop with Ctrl-C)", flush=True)
+    require(storage.is_dir(), "storage", str(storage), "no such folder; `quench train` or `quench sweep` makes it")
+    check(host, port)
+    pages = _pages(uri)
+    with serve(uri, storage, host, port) as address:
+        _print_links(address, pages)
+        print("Ctrl-C ends it", flush=True)
     return 0
+
+
+def _pages(uri: str) -> dict[str, str]:
+    from quench.mlflow_view import pages
+    from quench.tracking import experiments
+
+    try:
+        return pages(experiments(uri))
+    except Exception as error:
+        raise UserError(f"MLflow cannot be reached at {redacted(uri)}: {one_line(error)}") from error
+
+
+def _print_links(address: str, pages: Mapping[str, str]) -> None:
+    for name, page in pages.items():
+        print(f"{name}: {address}{page}")
+    print(f"everything: {address}")
 
 
 def _check(recipes: Iterable[Recipe]) -> None:

@@ -114,10 +114,10 @@ def _storage(witnesses: Witnesses, storage: Path) -> Iterator[Finding]:
 
 def _tracking(arguments: Namespace) -> Iterator[Finding]:
     """MLflow is written by the process that starts the runs, so it is asked from here."""
-    from quench.tracking import default_uri, reach
+    from quench.tracking import default_uri, experiments
 
     try:
-        reach(arguments.tracking_uri or default_uri(arguments.storage))
+        experiments(arguments.tracking_uri or default_uri(arguments.storage))
         yield Finding("MLflow", "here", "answers")
     except Exception as error:
         yield Finding("MLflow", "here", one_line(error), "start it, or correct --tracking-uri or MLFLOW_TRACKING_URI")
