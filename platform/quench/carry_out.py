@@ -25,6 +25,8 @@ from quench.storage import SweepRecord
 from quench.tables import confirmed_table, scaling_table, trade_off_table
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from quench.tracking import Tracker
 
 _EXIT_CODES: Mapping[Status, int] = {
@@ -40,7 +42,7 @@ def carry_out_run(arguments: Namespace, record: Record) -> int:
     console = terminal()
     table = LiveTable([record], console)
     sinks = {"the table": table, "MLflow": sink(tracker_of(arguments, record.about["experiment"]))}
-    with alone(record.directory / "recipe.json"), table.shown(), following([record], sinks) as followers:
+    with alone(record.mark), table.shown(), following([record], sinks) as followers:
         try:
             _train(record, arguments)
         except KeyboardInterrupt:
@@ -84,12 +86,12 @@ def carry_out_sweep(arguments: Namespace, made: SweepRecord) -> int:
     console, about = terminal(), made.about
     campaign = Campaign(made, concurrent=arguments.concurrent, time_budget=arguments.time_budget)
     table = LiveTable(made.records, console)
-    tracker = tracker_of(arguments, about["experiment"], made)
+    tracker = tracker_of(arguments, about["experiment"], made, "running")
     workers = max(campaign.workers, default=1) + campaign.streams
     state = made.directory / "ray" / f"{len(list(made.directory.glob('ray/*')))}"
     status: Status = "finished"
     sinks = {"the table": table, "MLflow": sink(tracker)}
-    with alone(made.directory / "sweep.json"), table.shown(), following(made, sinks) as followers:
+    with alone(made.mark), table.shown(), following(made, sinks) as followers:
         try:
             with cluster.connected(arguments.address, workers, made.directory.parent) as ray:
                 tune.sweep(campaign, ray, state, arguments.worker_timeout)
@@ -104,17 +106,22 @@ def carry_out_sweep(arguments: Namespace, made: SweepRecord) -> int:
         console.print(f"failed: {record.name}: {record.entries('status')[-1]['reason']}", markup=False)
     if campaign.over:
         console.print(f"the time budget of {campaign.plan.time_budget:g} s is spent")
-    files = print_report(console, made)
+    frames, files = print_report(console, made)
     try:
-        tracker().end_sweep(made, status, files)
+        tracker().end_sweep(made, frames["configurations"], files)
     except Exception as error:
         followers["MLflow"].failures[made.records[0]] = error
     print_places(console, arguments, followers, made.directory)
     return _EXIT_CODES[status]
 
 
-def tracker_of(arguments: Namespace, experiment: str, sweep: SweepRecord | None = None) -> Callable[[], Tracker]:
-    """The tracker, made at its first use: that is in the follower's thread, while training starts."""
+def tracker_of(
+    arguments: Namespace, experiment: str, sweep: SweepRecord | None = None, status: Status | None = None
+) -> Callable[[], Tracker]:
+    """The tracker, made at its first use: that is in the follower's thread, while training starts.
+
+    Of a sweep that nobody is carrying out, `status` is what its runs say.
+    """
 
     @cache
     def make() -> Tracker:
@@ -124,7 +131,7 @@ def tracker_of(arguments: Namespace, experiment: str, sweep: SweepRecord | None 
         storage.mkdir(parents=True, exist_ok=True)
         tracker = Tracker(arguments.tracking_uri or default_uri(storage), storage, experiment)
         if sweep is not None:
-            tracker.begin_sweep(sweep)
+            tracker.begin_sweep(sweep, status or sweep.status)
         return tracker
 
     return make
@@ -173,8 +180,8 @@ def print_evaluation(console: Console, name: str, entry: Mapping[str, Any]) -> N
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def print_report(console: Console, made: SweepRecord) -> list[Path]:
-    """The trade-off table and the figure's place; returns the files that were written."""
+def print_report(console: Console, made: SweepRecord) -> tuple[dict[str, pd.DataFrame], list[Path]]:
+    """The trade-off table and the figure's place; returns what `write_report` does."""
     from quench.analysis.confirmed import confirmed_frame
     from quench.analysis.report import write_report
 
@@ -186,7 +193,7 @@ def print_report(console: Console, made: SweepRecord) -> list[Path]:
         console.print(confirmed_table(found))
     for figure in files[:1]:
         console.print(f"figure: {figure}", soft_wrap=True, highlight=False)
-    return files
+    return frames, files
 
 
 def print_places(console: Console, arguments: Namespace, followers: Mapping[str, Follower], directory: Path) -> None:
@@ -199,6 +206,8 @@ def print_places(console: Console, arguments: Namespace, followers: Mapping[str,
     uri = f" --tracking-uri {arguments.tracking_uri}" if arguments.tracking_uri else ""
     found = SweepRecord(directory).records or [Record(directory)]
     lines = [f"record: {directory}", f"MLflow UI: {program} ui{storage}{uri}"]
+    if any(follower.failures for follower in followers.values()):
+        lines.append(f"MLflow, later: {program} sync {directory}{storage}{uri}")
     if any(record.unfinished for record in found):
         lines.append(f"go on: {program} resume {directory.name}{storage}{uri}")
     for line in lines:

@@ -19,6 +19,7 @@ from quench.commands.doctor import doctor
 from quench.commands.evaluate import compare, evaluate
 from quench.commands.interpret import interpret
 from quench.commands.scaling import scaling
+from quench.commands.sync import sync
 from quench.config import override
 from quench.console import terminal
 from quench.errors import UserError, redacted, require
@@ -31,7 +32,20 @@ from quench.sweep.trials import configuration, trials
 from quench.training.recipe import Recipe
 
 Changes = dict[str, Any]
-__all__ = ["compare", "curve", "doctor", "evaluate", "interpret", "report", "resume", "scaling", "sweep", "train", "ui"]
+__all__ = [
+    "compare",
+    "curve",
+    "doctor",
+    "evaluate",
+    "interpret",
+    "report",
+    "resume",
+    "scaling",
+    "sweep",
+    "sync",
+    "train",
+    "ui",
+]
 
 
 def train(arguments: Namespace, changes: Changes) -> int:
@@ -78,7 +92,8 @@ def report(arguments: Namespace, changes: Changes) -> int:
     """Tables and figures of a sweep, made again from its records."""
     console = terminal()
     made = find_sweep(arguments.storage, arguments.sweep)
-    for file in print_report(console, made)[1:]:
+    _, files = print_report(console, made)
+    for file in files[1:]:
         console.print(str(file), soft_wrap=True, highlight=False)
     return 0
 
