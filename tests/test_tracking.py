@@ -61,7 +61,8 @@ def client(sweep: SweepRecord) -> MlflowClient:
 
 
 def find(client: MlflowClient, key: str) -> str:
-    (run,) = client.search_runs(["1"], f"tags.`quench.id` = '{key}'")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = client.search_runs(experiments, f"tags.`quench.id` = '{key}'")
     return run.info.run_id
 
 
