@@ -179,8 +179,8 @@ def whole(folder: Path, uri: str, trials: int, asked: argparse.Namespace) -> dic
 
 
 def training(folder: Path, uri: str | None) -> float:
-    """Train seconds of 20 epochs."""
-    recipe = replace(RECIPE, budget=Epochs(20))
+    """Train seconds of 10 epochs."""
+    recipe = replace(RECIPE, budget=Epochs(10))
     record = Record.create(folder / f"run-{time.time_ns()}", recipe, experiment="tracking", configuration="n_fgsm")
     made: list[Tracker] = []
 

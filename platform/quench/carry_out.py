@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,18 +45,55 @@ def carry_out_run(arguments: Namespace, record: Record) -> int:
     """Train a recorded run from wherever it stands; the exit code says how it ended."""
     console = terminal()
     table = LiveTable([record], console)
-    sinks = {"the table": table, "MLflow": sink(tracker_of(arguments, record.about["experiment"]))}
-    with alone(record.mark), table.shown(), following([record], sinks) as followers:
+    with (
+        alone(record.mark),
+        mirrored(arguments, record) as mirror,
+        table.shown(),
+        following([record], {"the table": table}) as followers,
+    ):
         try:
             _train(record, arguments)
         except KeyboardInterrupt:
             record.settle("interrupted", "")
         except NotWritten as error:
             console.print(f"failed: {error}", markup=False, highlight=False, soft_wrap=True)
+    followers["MLflow"] = mirror
     for entry in record.entries("evaluation")[-1:]:
         print_evaluation(console, record.name, entry)
     print_places(console, arguments, followers, record.directory)
     return _EXIT_CODES.get(record.status, 1)  # a full disk may have kept it from saying so
+
+
+@contextmanager
+def mirrored(arguments: Namespace, record: Record) -> Iterator[Follower]:
+    """MLflow kept up with the run by a process of its own, as a thread would take its time from the training.
+
+    It goes on to the end of the log if this process dies. What failed is known when the block is over.
+    """
+    failed = Follower([], sink(tracker_of(arguments, record.about["experiment"])))
+    spawned = get_context("spawn")
+    ours, theirs = spawned.Pipe()
+    process = spawned.Process(target=_mirror, args=(arguments, record, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield failed
+    finally:
+        try:
+            ours.send(None)
+            failed.failures.update(ours.recv())
+        except (OSError, EOFError):
+            failed.failures[record] = "its process died"
+        process.join()
+
+
+def _mirror(arguments: Namespace, record: Record, theirs: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run says when it is over
+    sinks = {"MLflow": sink(tracker_of(arguments, record.about["experiment"]))}
+    with following([record], sinks) as followers, suppress(EOFError):
+        theirs.recv()
+    with suppress(OSError):
+        theirs.send(followers["MLflow"].failures)
 
 
 def _train(record: Record, arguments: Namespace) -> None:
@@ -110,7 +151,7 @@ def carry_out_sweep(arguments: Namespace, made: SweepRecord) -> int:
     try:
         tracker().end_sweep(made, frames["configurations"], files)
     except Exception as error:
-        followers["MLflow"].failures[made.records[0]] = error
+        followers["MLflow"].failures[made.records[0]] = one_line(error)
     print_places(console, arguments, followers, made.directory)
     return _EXIT_CODES[status]
 
@@ -199,8 +240,8 @@ def print_report(console: Console, made: SweepRecord) -> tuple[dict[str, pd.Data
 def print_places(console: Console, arguments: Namespace, followers: Mapping[str, Follower], directory: Path) -> None:
     """Where the record is, and how to look at it or go on with it."""
     for name, follower in followers.items():
-        for error in list(follower.failures.values())[:1]:
-            console.print(f"{name} could not be written ({one_line(error)}); the record is complete", markup=False)
+        for reason in list(follower.failures.values())[:1]:
+            console.print(f"{name} could not be written ({reason}); the record is complete", markup=False)
     program = "quench" if shutil.which("quench") else os.path.relpath(Path(sys.executable).parent / "quench")
     storage = "" if arguments.storage == Path("runs") else f" --storage {arguments.storage}"
     uri = f" --tracking-uri {arguments.tracking_uri}" if arguments.tracking_uri else ""

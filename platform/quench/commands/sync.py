@@ -32,7 +32,8 @@ def sync(arguments: Namespace, changes: dict[str, Any]) -> int:
         try:
             said = _synced(trackers[one.about["experiment"]], one)
         except Exception as error:
-            said, failed = f"could not be written ({one_line(error)})", 1
+            reason = str(error) if isinstance(error, UserError) else one_line(error)
+            said, failed = f"could not be written ({reason})", 1
         console.print(f"{one.directory.name}: {said}", markup=False, highlight=False, soft_wrap=True)
     return failed
 
@@ -62,15 +63,15 @@ def _synced(tracker: Tracker, one: Record | SweepRecord) -> str:
 
 
 def _project(tracker: Tracker, records: list[Record]) -> None:
-    """Every log from its beginning. Raises what MLflow raised if a run could not be written, after the others."""
+    """Every log from its beginning. Raises `UserError` if a run could not be written, after the others."""
 
     def sink(record: Record, entries: list[Entry]) -> None:
         tracker(record, [*entries, *_last_words(record, entries)])
 
     follower = Follower(records, sink)
     follower.pump()
-    for error in follower.failures.values():
-        raise error
+    for reason in follower.failures.values():
+        raise UserError(reason)
 
 
 def _last_words(record: Record, entries: list[Entry]) -> list[Entry]:
