@@ -43,12 +43,15 @@ def _numbers(entry: Entry) -> Iterator[tuple[str, float]]:
 
 
 def tags_of(entries: Iterable[Entry]) -> dict[str, str]:
-    """How the run stands and on what machine, every alarm of its guard, every reason not to trust an evaluation."""
+    """How the run stands and on what machine, every alarm of its guard, every number that its sweep has changed while
+    it ran, and every reason not to trust an evaluation."""
     tags: dict[str, str] = {}
     for entry in entries:
         if entry["kind"] == "status":
             tags |= {"status": entry["status"], "reason": entry.get("reason", "")}
             tags |= {f"machine.{key}": str(value) for key, value in entry.get("machine", {}).items()}
+        if entry["kind"] == "change":
+            tags[f"quench.change.epoch_{entry['epoch']}"] = json.dumps({"to": entry["to"], "of": entry["of"]})
         for event in entry.get("events", ()):
             tags[f"quench.overfitting.update_{event['update']}"] = json.dumps(event)
         if entry.get("flags"):

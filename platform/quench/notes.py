@@ -78,7 +78,7 @@ def _training(record: Record, data: Entry, among: int) -> str:
     return (
         f"{about['configuration']}, seed {recipe.seed}, on {data['train']['examples']} images of "
         f"{name_of(recipe.data)}: {last['epoch']} epochs, {last['metrics']['train_seconds']:.1f} train seconds. "
-        f"{chosen} {data['validation']['examples']} images held out of the training set, under the recipe's probe; "
+        f"{chosen} some of the {data['validation']['examples']} images held out of the training set; "
         f"test images had no part in it. Commit {about['commit']}, versions {json.dumps(about['versions'])}."
     )
 

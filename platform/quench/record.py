@@ -161,8 +161,8 @@ class Record:
         if any(entry["epoch"] == report.epoch for entry in self.entries("epoch")):
             return None
         events = [asdict(event) for event in report.events]
-        numbers = {"metrics": report.metrics(), "system": dict(system)}
-        return {"kind": "epoch", "time": now(), "epoch": report.epoch, **numbers, "events": events}
+        content = {"metrics": report.metrics(), "system": dict(system), "events": events}
+        return {"kind": "epoch", "time": now(), "epoch": report.epoch, **content}
 
     def best(self, news: Entry) -> bool:
         """Whether an epoch that is not in the log yet is more robust than all that are."""
@@ -236,12 +236,8 @@ def _version(package: str) -> str | None:
 def _commit() -> str | None:
     """The commit of the directory that one works in; `-dirty` if files differ from it."""
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

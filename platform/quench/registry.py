@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from importlib.metadata import version as installed
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 from mlflow import MlflowClient, pyfunc
@@ -37,11 +38,29 @@ ALIAS = "best"
 """the most robust, on the held-out images, of a name's versions that were watched alike"""
 
 
-def held_out_accuracy(record: Record) -> float | None:
-    """The robust accuracy on the held-out images of the weights that a finished run was judged by; else None."""
-    epochs = {entry["epoch"]: entry["metrics"]["robust_accuracy"] for entry in record.entries("epoch")}
+class HeldOut(NamedTuple):
+    """What a finished run may be chosen by: how robust the weights that it was judged by are on held-out images."""
+
+    accuracy: float
+    watched: str
+    """under which attack and on which images: what must agree for accuracies to be compared"""
+
+
+def held_out(record: Record) -> HeldOut | None:
+    """Under the attack that sweeps choose by, if it had a look at these weights, else under the recipe's probe.
+
+    None if the run has not finished, or its log, of an earlier version, does not say what it was watched on.
+    """
+    inputs = inputs_of(record, record.entries("status"))
     final = [entry for entry in record.entries("evaluation") if entry["final"]]
-    return epochs.get(final[-1]["epoch"]) if final and record.status == "finished" else None
+    if not final or inputs is None or record.status != "finished":
+        return None
+    seen = {entry["epoch"]: entry["metrics"] for entry in record.entries("epoch")}.get(final[-1]["epoch"], {})
+    recipe, images = record.recipe, inputs.data["validation"]["digest"]
+    for key, by in (("selection_accuracy", recipe.selection), ("robust_accuracy", recipe.probe)):
+        if key in seen:
+            return HeldOut(seen[key], f"{json.dumps(encode(by))} on {images}")
+    return None
 
 
 def most_robust(records: Iterable[Record]) -> dict[Record, int]:
@@ -51,11 +70,11 @@ def most_robust(records: Iterable[Record]) -> dict[Record, int]:
     """
     races: dict[tuple[str, str], list[tuple[float, float, Record]]] = {}
     for record in records:
-        accuracy, inputs = held_out_accuracy(record), inputs_of(record, record.entries("status"))
-        if accuracy is not None and inputs is not None:
+        found = held_out(record)
+        if found is not None:
             seconds = record.entries("epoch")[-1]["metrics"]["train_seconds"]
-            race = races.setdefault((str(record.recipe.threat), _watched(record, inputs)), [])
-            race.append((accuracy, -seconds, record))
+            race = races.setdefault((str(record.recipe.threat), found.watched), [])
+            race.append((found.accuracy, -seconds, record))
     return {max(race, key=lambda row: row[:2])[-1]: len(race) for race in races.values()}
 
 
@@ -70,17 +89,18 @@ class Registry:
 
         It was chosen `among` so many runs. Raises `UserError` if the weights cannot be had.
         """
-        inputs = inputs_of(record, record.entries("status"))
-        assert inputs is not None, "asked by `most_robust`"
+        inputs, seen = inputs_of(record, record.entries("status")), held_out(record)
+        assert inputs is not None, "it is one of `most_robust`"
+        assert seen is not None
         name = re.sub(r"[^\w.-]+", "-", f"{record.about['experiment']}-{record.recipe.threat}")
         card = model_card(record, inputs.data, among)
         found = self._client.search_model_versions(f"name = '{name}' and run_id = '{run}'")
-        version = found[0] if found else self._make(name, record, run, inputs, card, among)
+        version = found[0] if found else self._make(name, record, run, inputs, card, seen, among)
         if version.description != card:
             self._client.update_model_version(name, version.version, card)
             self._client.set_model_version_tag(name, version.version, "unreliable", _doubts(record))
         versions = self._client.search_model_versions(f"name = '{name}'")
-        alike = [one for one in versions if one.tags.get("watched") == _watched(record, inputs)]
+        alike = [one for one in versions if one.tags.get("watched") == seen.watched]
         best = max(alike, key=lambda one: (float(one.tags["held_out_robust_accuracy"]), -int(one.version)))
         self._client.set_registered_model_alias(name, ALIAS, best.version)
         return f"models:/{name}/{version.version}"
@@ -90,7 +110,9 @@ class Registry:
         for version in self._client.search_model_versions(f"run_id = '{run}'"):
             self.register(record, run, int(version.tags["chosen_among"]))
 
-    def _make(self, name: str, record: Record, run: str, inputs: Inputs, card: str, among: int) -> ModelVersion:
+    def _make(
+        self, name: str, record: Record, run: str, inputs: Inputs, card: str, seen: HeldOut, among: int
+    ) -> ModelVersion:
         final = [entry for entry in record.entries("evaluation") if entry["final"]][-1]
         model = self._logged(name, record, run, inputs, card, final)
         try:
@@ -100,10 +122,10 @@ class Registry:
                 raise
         tags = {
             **_about(record),
-            "held_out_robust_accuracy": held_out_accuracy(record),
+            "held_out_robust_accuracy": seen.accuracy,
             "test_robust_accuracy": final["robust"]["value"],
             "chosen_among": among,
-            "watched": _watched(record, inputs),
+            "watched": seen.watched,
             "unreliable": _doubts(record),
         }
         place = model.artifact_location
@@ -177,11 +199,6 @@ def _about(record: Record) -> dict[str, str]:
         "dataset": name_of(recipe.data),
         "commit": str(record.about["commit"]),
     }
-
-
-def _watched(record: Record, inputs: Inputs) -> str:
-    """How and on which images: what must agree for accuracies on held-out images to be compared."""
-    return f"{json.dumps(encode(record.recipe.probe))} on {inputs.data['validation']['digest']}"
 
 
 def _doubts(record: Record) -> str:

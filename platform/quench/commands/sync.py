@@ -6,12 +6,12 @@ from argparse import Namespace
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from quench.carry_out import tracker_of
 from quench.console import terminal
 from quench.durable import alone
 from quench.errors import UserError, one_line
 from quench.follow import Follower
 from quench.journal import Entry
+from quench.projection import tracker_of
 from quench.record import Record, Status
 from quench.storage import SweepRecord, everything, find
 
