@@ -43,7 +43,7 @@ from quench.methods.n_fgsm import NFGSM
 from quench.models.small_cnn import SmallCNN
 from quench.record import Record
 from quench.storage import SweepRecord
-from quench.sweep import Trial
+from quench.sweep.trials import Trial
 from quench.tracking import Tracker
 from quench.training.budgets.epochs import Epochs
 from quench.training.loop import EpochReport
@@ -60,7 +60,7 @@ RECIPE = Recipe(
 REPORT = EpochReport(
     epoch=1, updates=1, train_seconds=1.0, gpu_seconds=1.0, workers=1, learning_rate=0.1, train_loss=1.0,
     train_accuracy=0.5, linearity=0.9, alignment=0.9, abnormal=0.0, clean_accuracy=0.5, fgsm_accuracy=0.4,
-    robust_accuracy=0.3, alarms=0, rollbacks=0,
+    robust_accuracy=0.3, selection_accuracy=None, alarms=0, rollbacks=0,
 )  # fmt: skip
 SYSTEM = {"process_cpu_percentage": 99.0, "cpu_utilization_percentage": 50.0, "process_memory_megabytes": 400.0}
 DATA = Digits().load(200).about()
