@@ -31,6 +31,6 @@ check: setup
 	$(BIN)/pyright
 
 lock:
-	echo 'torch==2.13.0' | uv pip compile --universal --python-version 3.10 --extra dev --no-annotate --no-header --quiet --constraint - pyproject.toml | grep -vE '^(nvidia-|triton|cuda-)' > constraints.new
+	echo 'torch==2.13.0' | uv pip compile --universal --python-version 3.10 --extra dev --no-annotate --no-header --quiet --constraint - pyproject.toml | grep -vE '^(nvidia-[^m]|triton|cuda-)' > constraints.new
 	(echo '# Exact versions for `make setup`; `make lock` writes this file. What torch itself pins (CUDA) is left to torch.'; cat constraints.new) > constraints.txt
 	rm constraints.new

@@ -13,7 +13,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from conftest import GULLIBLE
+from conftest import GULLIBLE, quench_here
 from processes import exit_code, fork
 from quench import trial
 from quench.analysis.runs import Frames
@@ -47,12 +47,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepRecord:
 
 def project(sweep: SweepRecord) -> None:
     """Everything, from the beginning, by a tracker that remembers nothing."""
-    storage = sweep.directory.parent
-    tracker = Tracker(default_uri(storage), storage, "tiny")
-    tracker.begin_sweep(sweep)
-    for record in sweep.records:
-        tracker(record, record.read()[0])
-    tracker.end_sweep(sweep, "finished", [sweep.directory / "sweep.json"])
+    done = quench_here("sync", sweep.directory, "--storage", sweep.directory.parent)
+    assert (done.returncode, done.stdout.strip()) == (0, "tiny-1: 2 runs, finished"), done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +59,29 @@ def client(sweep: SweepRecord) -> MlflowClient:
 
 
 def find(client: MlflowClient, key: str) -> str:
-    (run,) = client.search_runs(["1"], f"tags.`quench.id` = '{key}'")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = client.search_runs(experiments, f"tags.`quench.id` = '{key}'")
     return run.info.run_id
+
+
+def assert_equals_its_log(client: MlflowClient, record: Record) -> None:
+    """Point for point: nothing is missing, nothing is there twice or from elsewhere."""
+    run, logged = client.get_run(find(client, record.about["id"])), record.entries("epoch")
+    metrics = run.data.metrics
+    for part, prefix in (("metrics", ""), ("system", "system/")):
+        for key in logged[0][part]:
+            points = [(m.step, m.timestamp, m.value) for m in client.get_metric_history(run.info.run_id, prefix + key)]
+            assert points == [(e["epoch"], e["time"], e[part][key]) for e in logged], key
+            del metrics[prefix + key]
+    judged = record.entries("evaluation")
+    assert len([m for key in metrics for m in client.get_metric_history(run.info.run_id, key)]) == 6 * len(judged)
+    assert run.data.params == {key: str(value) for key, value in flatten(record.recipe).items()}
 
 
 def test_writing_twice_changes_nothing(sweep: SweepRecord, client: MlflowClient) -> None:
     assert len(client.search_runs(["1"])) == 3
     for record in sweep.records:
-        run = find(client, record.about["id"])
-        logged = record.entries("epoch")
-        for key in logged[0]["metrics"]:
-            points = [(m.step, m.timestamp, m.value) for m in client.get_metric_history(run, key)]
-            assert points == [(e["epoch"], e["time"], e["metrics"][key]) for e in logged]
+        assert_equals_its_log(client, record)
 
 
 def test_trials_are_children_with_their_recipe(sweep: SweepRecord, client: MlflowClient) -> None:
@@ -83,18 +90,23 @@ def test_trials_are_children_with_their_recipe(sweep: SweepRecord, client: Mlflo
         run = client.get_run(find(client, record.about["id"]))
         assert run.data.tags["mlflow.parentRunId"] == parent
         assert run.info.run_name == record.name
-        assert run.data.params == {key: str(value) for key, value in flatten(record.recipe).items()}
         assert run.data.tags["norm"] == "linf"
         names = {file.path for file in client.list_artifacts(run.info.run_id)}
-        assert names == {"recipe.json", "checkpoint"}
+        assert names == {"recipe.json"}
         path = Path(client.download_artifacts(run.info.run_id, "recipe.json"))
         assert json.loads(path.read_text())["id"] == record.about["id"]
+        data = record.recipe.data.load(record.recipe.validation)
+        seen = {one.tags[0].value: one.dataset for one in run.inputs.dataset_inputs}
+        assert {part: one.digest for part, one in seen.items()} == {
+            part: getattr(data, part).digest() for part in ("train", "validation", "test")
+        }
+        assert {one.name for one in seen.values()} == {"digits"}
 
 
 def test_runs_end_as_their_logs_say(sweep: SweepRecord, client: MlflowClient) -> None:
     infos = [client.get_run(find(client, key)) for key in [sweep.about["id"], *(r.about["id"] for r in sweep.records)]]
     assert [run.info.status for run in infos] == ["FINISHED", "FINISHED", "KILLED"]
-    assert infos[2].data.tags["quench.reason"] == "by the scheduler"
+    assert infos[2].data.tags["reason"] == "by the scheduler"
     evaluation = sweep.records[0].entries("evaluation")[0]
     metrics = infos[1].data.metrics
     assert metrics["test_robust_accuracy"] == evaluation["robust"]["value"]
@@ -127,7 +139,7 @@ def test_a_collapse_is_told(client: MlflowClient, sweep: SweepRecord, tmp_path: 
     storage = sweep.directory.parent
     Tracker(default_uri(storage), storage, "tiny")(record, record.read()[0])
     run = client.get_run(find(client, record.about["id"]))
-    assert (run.info.status, run.data.tags["quench.status"]) == ("FAILED", "catastrophic_overfitting")
+    assert (run.info.status, run.data.tags["status"]) == ("FAILED", "catastrophic_overfitting")
     assert run.data.metrics["alarms"] >= 1
     told = [json.loads(text) for key, text in run.data.tags.items() if key.startswith("quench.overfitting.update_")]
     (stop,) = [event for event in told if event["confirmed"]]

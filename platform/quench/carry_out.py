@@ -6,8 +6,7 @@ import os
 import shutil
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +17,14 @@ from quench.console import LiveTable, terminal
 from quench.durable import alone
 from quench.errors import NotWritten, one_line
 from quench.evaluation.intervals import Share
-from quench.follow import Follower, Sink, following
-from quench.journal import Entry
+from quench.follow import Follower, following
+from quench.projection import mirrored, sink, tracker_of
 from quench.record import Record, Status
 from quench.storage import SweepRecord
 from quench.tables import confirmed_table, scaling_table, trade_off_table
 
 if TYPE_CHECKING:
-    from quench.tracking import Tracker
+    import pandas as pd
 
 _EXIT_CODES: Mapping[Status, int] = {
     "finished": 0,
@@ -39,14 +38,19 @@ def carry_out_run(arguments: Namespace, record: Record) -> int:
     """Train a recorded run from wherever it stands; the exit code says how it ended."""
     console = terminal()
     table = LiveTable([record], console)
-    sinks = {"the table": table, "MLflow": sink(tracker_of(arguments, record.about["experiment"]))}
-    with alone(record.directory / "recipe.json"), table.shown(), following([record], sinks) as followers:
+    with (
+        alone(record.mark),
+        mirrored(arguments, record) as mirror,
+        table.shown(),
+        following([record], {"the table": table}) as followers,
+    ):
         try:
             _train(record, arguments)
         except KeyboardInterrupt:
             record.settle("interrupted", "")
         except NotWritten as error:
             console.print(f"failed: {error}", markup=False, highlight=False, soft_wrap=True)
+    followers["MLflow"] = mirror
     for entry in record.entries("evaluation")[-1:]:
         print_evaluation(console, record.name, entry)
     print_places(console, arguments, followers, record.directory)
@@ -84,12 +88,12 @@ def carry_out_sweep(arguments: Namespace, made: SweepRecord) -> int:
     console, about = terminal(), made.about
     campaign = Campaign(made, concurrent=arguments.concurrent, time_budget=arguments.time_budget)
     table = LiveTable(made.records, console)
-    tracker = tracker_of(arguments, about["experiment"], made)
+    tracker = tracker_of(arguments, about["experiment"], made, "running")
     workers = max(campaign.workers, default=1) + campaign.streams
     state = made.directory / "ray" / f"{len(list(made.directory.glob('ray/*')))}"
     status: Status = "finished"
     sinks = {"the table": table, "MLflow": sink(tracker)}
-    with alone(made.directory / "sweep.json"), table.shown(), following(made, sinks) as followers:
+    with alone(made.mark), table.shown(), following(made, sinks) as followers:
         try:
             with cluster.connected(arguments.address, workers, made.directory.parent) as ray:
                 tune.sweep(campaign, ray, state, arguments.worker_timeout)
@@ -104,57 +108,13 @@ def carry_out_sweep(arguments: Namespace, made: SweepRecord) -> int:
         console.print(f"failed: {record.name}: {record.entries('status')[-1]['reason']}", markup=False)
     if campaign.over:
         console.print(f"the time budget of {campaign.plan.time_budget:g} s is spent")
-    files = print_report(console, made)
+    frames, files = print_report(console, made)
     try:
-        tracker().end_sweep(made, status, files)
+        tracker().end_sweep(made, frames["configurations"], files)
     except Exception as error:
-        followers["MLflow"].failures[made.records[0]] = error
+        followers["MLflow"].failures[made.records[0]] = one_line(error)
     print_places(console, arguments, followers, made.directory)
     return _EXIT_CODES[status]
-
-
-def tracker_of(arguments: Namespace, experiment: str, sweep: SweepRecord | None = None) -> Callable[[], Tracker]:
-    """The tracker, made at its first use: that is in the follower's thread, while training starts."""
-
-    @cache
-    def make() -> Tracker:
-        from quench.tracking import Tracker, default_uri
-
-        storage: Path = arguments.storage
-        storage.mkdir(parents=True, exist_ok=True)
-        tracker = Tracker(arguments.tracking_uri or default_uri(storage), storage, experiment)
-        if sweep is not None:
-            tracker.begin_sweep(sweep)
-        return tracker
-
-    return make
-
-
-def sink(tracker: Callable[[], Tracker]) -> Sink:
-    """The tracker as a follower's sink."""
-    return lambda record, entries: tracker()(record, entries)
-
-
-def attaching(arguments: Namespace, records: Iterable[Record], files: Sequence[Path]) -> Sink:
-    """Bring MLflow up to a run's entries, and give it the files."""
-    trackers = {_home(record): _tracker_for(arguments, record) for record in records}  # each is made at its first use
-
-    def attach(record: Record, entries: list[Entry]) -> None:
-        tracker = trackers[_home(record)]()
-        tracker(record, entries)
-        tracker.attach(record, files, files[0].parent.name)
-
-    return attach
-
-
-def _home(record: Record) -> Path:
-    """Runs of one home have one tracker: a sweep's folder, or the run's own."""
-    return record.directory.parent if record.about["sweep"] else record.directory
-
-
-def _tracker_for(arguments: Namespace, record: Record) -> Callable[[], Tracker]:
-    sweep = SweepRecord(record.directory.parent) if record.about["sweep"] else None
-    return tracker_of(arguments, record.about["experiment"], sweep)
 
 
 def print_evaluation(console: Console, name: str, entry: Mapping[str, Any]) -> None:
@@ -173,8 +133,8 @@ def print_evaluation(console: Console, name: str, entry: Mapping[str, Any]) -> N
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def print_report(console: Console, made: SweepRecord) -> list[Path]:
-    """The tables and the report's place; returns the files that were written, the page first."""
+def print_report(console: Console, made: SweepRecord) -> tuple[dict[str, pd.DataFrame], list[Path]]:
+    """The tables and the report's place; returns what `write_report` does."""
     from quench.analysis.report import write_report
 
     frames, files = write_report(made)
@@ -186,19 +146,21 @@ def print_report(console: Console, made: SweepRecord) -> list[Path]:
         if name in frames and not frames[name].empty:
             console.print(table(frames[name]))
     console.print(f"report: {files[0]}", soft_wrap=True, highlight=False, markup=False)
-    return files
+    return frames, files
 
 
 def print_places(console: Console, arguments: Namespace, followers: Mapping[str, Follower], directory: Path) -> None:
     """Where the record is, and how to look at it or go on with it."""
     for name, follower in followers.items():
-        for error in list(follower.failures.values())[:1]:
-            console.print(f"{name} could not be written ({one_line(error)}); the record is complete", markup=False)
+        for reason in list(follower.failures.values())[:1]:
+            console.print(f"{name} could not be written ({reason}); the record is complete", markup=False)
     program = "quench" if shutil.which("quench") else os.path.relpath(Path(sys.executable).parent / "quench")
     storage = "" if arguments.storage == Path("runs") else f" --storage {arguments.storage}"
     uri = f" --tracking-uri {arguments.tracking_uri}" if arguments.tracking_uri else ""
     found = SweepRecord(directory).records or [Record(directory)]
     lines = [f"record: {directory}", f"MLflow UI: {program} ui{storage}{uri}"]
+    if any(follower.failures for follower in followers.values()):
+        lines.append(f"MLflow, later: {program} sync {directory}{storage}{uri}")
     if any(record.unfinished for record in found):
         lines.append(f"go on: {program} resume {directory.name}{storage}{uri}")
     for line in lines:

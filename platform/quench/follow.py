@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
+from quench.errors import one_line
 from quench.journal import Entry
 from quench.record import Record
 
@@ -22,7 +23,7 @@ class Follower:
     def __init__(self, records: Iterable[Record], sink: Sink) -> None:
         self._records, self._sink = records, sink
         self._offsets: dict[Record, int] = {}
-        self.failures: dict[Record, Exception] = {}
+        self.failures: dict[Record, str] = {}
         """runs whose entries the sink failed to take at the last try, and why"""
 
     def pump(self) -> None:
@@ -39,7 +40,7 @@ class Follower:
                     self._offsets[record] = end
                 self.failures.pop(record, None)
             except Exception as error:
-                self.failures[record] = error
+                self.failures[record] = one_line(error)
                 failed += 1
                 if failed == 2:
                     return

@@ -38,6 +38,13 @@ Verdicts are kept image by image: asked again, it goes on where it was cut off. 
 """
 
 
+_SYNC = """
+For when the tracking server was away at the end, or a program was killed; written twice, nothing changes:
+  quench sync all
+  quench sync SWEEP --tracking-uri http://HOST:5000
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, as everything here does."""
 
@@ -77,6 +84,10 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     report = add("report", "one page with the figures and tables of a sweep, and these as files")
     report.add_argument(
         "sweep", metavar="SWEEP", nargs="?", default="latest", help="a sweep's folder or name, or latest"
+    )
+    sync = add("sync", "have MLflow say what the logs say, wherever it is, whatever it missed", epilog=_SYNC)
+    sync.add_argument(
+        "name", metavar="RUN|SWEEP|all", nargs="?", default="latest", help="its folder or name, or latest, or all"
     )
     ui = add("ui", "open the MLflow UI on the runs")
     ui.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1; beyond this machine only with a login")

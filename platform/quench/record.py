@@ -107,6 +107,11 @@ class Record:
         """`linf 8/255 n_fgsm s=0`: threat model, configuration, seed."""
         return f"{self.recipe.threat} {self.about['configuration']} s={self.recipe.seed}"
 
+    @property
+    def mark(self) -> Path:
+        """The file that whoever carries out the run holds, unless it is a sweep's: see `durable.alone`."""
+        return self.directory / "recipe.json"
+
     def begin(self, **content: Any) -> Record:
         """The record in the hands of a new attempt at the run: what earlier attempts still want to write is refused."""
         mine = replace(self, attempt=uuid.uuid4().hex)
@@ -151,12 +156,13 @@ class Record:
         if self.status not in ENDED:
             self.append("status", status=status, reason=reason)
 
-    def news(self, report: EpochReport) -> Entry | None:
-        """An epoch's entry, unless the log has that since before a crash."""
+    def news(self, report: EpochReport, system: Mapping[str, float]) -> Entry | None:
+        """An epoch's entry, with what it took of its machine; None if the log has that epoch since before a crash."""
         if any(entry["epoch"] == report.epoch for entry in self.entries("epoch")):
             return None
         events = [asdict(event) for event in report.events]
-        return {"kind": "epoch", "time": now(), "epoch": report.epoch, "metrics": report.metrics(), "events": events}
+        content = {"metrics": report.metrics(), "system": dict(system), "events": events}
+        return {"kind": "epoch", "time": now(), "epoch": report.epoch, **content}
 
     def best(self, news: Entry) -> bool:
         """Whether an epoch that is not in the log yet is more robust than all that are."""
@@ -230,12 +236,8 @@ def _version(package: str) -> str | None:
 def _commit() -> str | None:
     """The commit of the directory that one works in; `-dirty` if files differ from it."""
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

@@ -20,7 +20,7 @@ from typing import Any
 
 from quench.durable import write_json
 from quench.errors import InvalidValue, nearest
-from quench.record import Record, now, provenance
+from quench.record import Record, Status, now, provenance
 from quench.sweep.trials import Trial
 
 
@@ -61,6 +61,11 @@ class SweepRecord:
     def name(self) -> str:
         return self.directory.name
 
+    @property
+    def mark(self) -> Path:
+        """The file that whoever carries out the sweep holds: see `durable.alone`."""
+        return self.directory / "sweep.json"
+
     @cached_property
     def about(self) -> dict[str, Any]:
         return json.loads((self.directory / "sweep.json").read_text())
@@ -74,6 +79,20 @@ class SweepRecord:
         for mark in self.directory.glob("*/recipe.json"):
             self._known.setdefault(mark.parent, Record(mark.parent))
         return [self._known[place] for place in sorted(self._known)]
+
+    @property
+    def status(self) -> Status:
+        """How the sweep stands, if nobody is carrying it out."""
+        found = {record.status for record in self.records}
+        if found & {"waiting", "running", "interrupted"}:
+            return "interrupted"
+        return "failed" if "failed" in found else "finished"
+
+    @property
+    def last_word(self) -> int:
+        """When a run last began or ended, in milliseconds since 1970; or when the sweep was made, if none has."""
+        times = [entry["time"] for record in self.records for entry in record.entries("status")[-1:]]
+        return max(times, default=self.about["created"])
 
 
 def new_directory(storage: Path, experiment: str) -> Path:
@@ -103,6 +122,13 @@ def find(storage: Path, name: str) -> Record | SweepRecord:
     """Whichever of the two has that folder or name, or was written to last."""
     found = _find("run or sweep", storage, name, ("*/sweep.json", "*/recipe.json"))
     return SweepRecord(found.parent) if found.name == "sweep.json" else Record(found.parent)
+
+
+def everything(storage: Path) -> list[Record | SweepRecord]:
+    """Every sweep, and every run that belongs to none, the one that was written to last at the end."""
+    marks = sorted((*storage.glob("*/sweep.json"), *storage.glob("*/recipe.json")), key=_last_written)
+    folders = [mark.parent.resolve() for mark in marks]
+    return [SweepRecord(folder) if (folder / "sweep.json").exists() else Record(folder) for folder in folders]
 
 
 def _find(what: str, storage: Path, name: str, patterns: tuple[str, ...]) -> Path:

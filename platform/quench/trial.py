@@ -29,6 +29,7 @@ from quench.training.overfitting import CatastrophicOverfitting
 from quench.training.recipe import Recipe
 from quench.training.state import TrainState
 from quench.training.streaming import Decode, feed_of
+from quench.usage import Usage
 from quench.verdicts import Verdicts, summary
 
 
@@ -47,7 +48,7 @@ def run(
     try:
         data = recipe.data.load(recipe.validation)
         state = TrainState.initial(recipe, data.spec(), device)
-        record = _take_up(record, state, ranks)
+        record = _take_up(record, state, data, ranks)
         feed = feed_of(data.train.to(device), recipe, decode)
         status, reason = yield from _train(record, state, data, ranks, ahead, feed)
         # A guard that ends a run saves what was good.
@@ -77,14 +78,14 @@ def run(
             raise
 
 
-def _take_up(record: Record, state: TrainState, ranks: Ranks) -> Record:
+def _take_up(record: Record, state: TrainState, data: Data, ranks: Ranks) -> Record:
     """Bring `state` to where the run stands, the same on all ranks; the record, in the hands of this attempt."""
     if ranks.rank == 0:
         saved = record.checkpoints()
         if "last" in saved:
             state.load_state_dict(saved["last"])
         stands = {"epoch": state.epoch, "updates": state.updates, "train_seconds": state.train_seconds}
-        record = record.begin(**stands, machine=machine(state.device), workers=ranks.size)
+        record = record.begin(**stands, machine=machine(state.device), workers=ranks.size, data=data.about())
         record.mend(saved)
     ranks.wait()  # from here on earlier attempts write no more
     if ranks.rank > 0:
@@ -103,14 +104,14 @@ def _train(
     An epoch is entered after the checkpoints that hold it, which hold its entry: a crash between any two writes
     costs no epoch, and after it none is entered twice.
     """
-    write, recipe = ranks.rank == 0, record.recipe_now
-    with Writer(record.hold) as writer:
+    write, recipe, usage = ranks.rank == 0, record.recipe_now, Usage(state.device)
+    with Writer(record.hold) as writer, usage.watched():
 
         def keep(report: EpochReport | None = None, due: bool = True) -> None:
             if not write:
                 return
             writer.wait()
-            news = None if report is None else record.news(report)
+            news = None if report is None else record.news(report, usage.take())
             wanted = {"last": due, "best": news is not None and record.best(news)}
             places = [record.path(which) for which in CHECKPOINTS if wanted[which]]
             enter = None if news is None else partial(record.append, **news)

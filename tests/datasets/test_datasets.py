@@ -55,3 +55,18 @@ def test_constant_channels_can_be_normalised() -> None:
 def test_hold_out_must_leave_images_to_train_on(validation: int) -> None:
     with pytest.raises(InvalidValue, match="validation = .*must be from 1 to 1346"):
         Digits().load(validation)
+
+
+def test_a_digest_tells_examples_apart_and_is_the_same_elsewhere(digits: Data) -> None:
+    again = Digits().load(validation=150).about()
+    assert digits.about() == again
+    assert again["shape"] == [1, 8, 8]
+    test = digits.test
+    assert isinstance(test, Split)
+    others = [
+        Split(test.images + 1, test.labels),
+        Split(test.images, test.labels.flip(0)),
+        test.take(torch.arange(1, len(test))),
+        test.take(torch.arange(len(test)).flip(0)),
+    ]
+    assert len({test.digest(), *(other.digest() for other in others)}) == 5

@@ -141,3 +141,12 @@ def test_streaming_needs_a_size_and_says_which_file_is_broken(root: Path) -> Non
 def test_statistics_of_streamed_images_are_those_in_memory(root: Path) -> None:
     memory, files = (folder(root, size=6, stream=stream).load(2) for stream in (False, True))
     assert memory.spec() == files.spec()
+
+
+def test_streamed_images_are_told_by_the_names_of_their_files_wherever_they_lie(root: Path) -> None:
+    train, test, _ = folder(root, size=6, stream=True).splits()
+    moved = shutil.copytree(root, root.parent / "elsewhere")
+    assert folder(moved, size=6, stream=True).splits()[0].digest() == train.digest()
+    assert len({train.digest(), test.digest(), folder(root, size=5, stream=True).splits()[0].digest()}) == 3
+    (moved / "train" / "red" / "0.png").rename(moved / "train" / "red" / "9.png")
+    assert folder(moved, size=6, stream=True).splits()[0].digest() != train.digest()

@@ -20,6 +20,7 @@ from quench.commands.dry_run import dry_run
 from quench.commands.evaluate import compare, evaluate
 from quench.commands.interpret import interpret
 from quench.commands.scaling import scaling
+from quench.commands.sync import sync
 from quench.config import override
 from quench.console import terminal
 from quench.errors import UserError, one_line, redacted, require
@@ -32,7 +33,20 @@ from quench.sweep.trials import configuration, trials
 from quench.training.recipe import Recipe
 
 Changes = dict[str, Any]
-__all__ = ["compare", "curve", "doctor", "evaluate", "interpret", "report", "resume", "scaling", "sweep", "train", "ui"]
+__all__ = [
+    "compare",
+    "curve",
+    "doctor",
+    "evaluate",
+    "interpret",
+    "report",
+    "resume",
+    "scaling",
+    "sweep",
+    "sync",
+    "train",
+    "ui",
+]
 
 
 def train(arguments: Namespace, changes: Changes) -> int:

@@ -10,7 +10,7 @@ import torch
 
 from quench.attacks import Attack, Precision, Victim
 from quench.attacks.pgd import PGD_50_10
-from quench.carry_out import attaching, print_places
+from quench.carry_out import print_places
 from quench.catalogue import name_of
 from quench.config import override
 from quench.console import terminal
@@ -18,6 +18,7 @@ from quench.evaluation import evaluating
 from quench.evaluation.curve import curve as robustness
 from quench.follow import Follower
 from quench.geometry import Geometry
+from quench.projection import attaching
 from quench.storage import find_run, new_directory
 from quench.subjects import trained_run
 from quench.tables import curve_table

@@ -12,7 +12,7 @@ from rich.console import Console
 from quench import trial
 from quench.attacks import Attack, Precision
 from quench.attacks.pgd import PGD_50_10
-from quench.carry_out import print_evaluation, print_places, sink, tracker_of
+from quench.carry_out import print_evaluation, print_places
 from quench.catalogue import name_of
 from quench.config import override
 from quench.console import terminal
@@ -27,6 +27,7 @@ from quench.examine import examine
 from quench.follow import Follower
 from quench.geometry.linf import Linf
 from quench.journal import Entry
+from quench.projection import sink, tracker_of
 from quench.protocol import conclude, shared_bits
 from quench.record import Record
 from quench.storage import SweepRecord, find_model, find_run

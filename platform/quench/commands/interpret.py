@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from quench.carry_out import attaching, print_places
+from quench.carry_out import print_places
 from quench.config import override
 from quench.console import terminal
 from quench.errors import require
 from quench.follow import Follower
+from quench.projection import attaching
 from quench.record import Record
 from quench.storage import SweepRecord, find, new_directory
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -58,6 +61,17 @@ class Examples(ABC):
     def batch(self, index: Tensor) -> Batch:
         """The examples at `index` `(n,)`, as pixels in [0, 1]."""
 
+    def digest(self) -> str:
+        """32 hexadecimal digits that tell these examples from others, by their images, labels and order."""
+        found = hashlib.sha256(repr((len(self), self.shape)).encode())
+        for part in (*self.identity(), _content(self.labels)):
+            found.update(part)
+        return found.hexdigest()[:32]
+
+    @abstractmethod
+    def identity(self) -> Iterator[bytes]:
+        """What the images are: their pixels, or where those are not in memory, the names of their files."""
+
 
 @dataclass(frozen=True)
 class Split(Examples):
@@ -82,6 +96,14 @@ class Split(Examples):
 
     def batch(self, index: Tensor) -> Batch:
         return Batch(self.images[index].float().div_(255), self.labels[index], index)
+
+    def identity(self) -> Iterator[bytes]:
+        for part in self.images.split(4096):
+            yield _content(part)
+
+
+def _content(tensor: Tensor) -> bytes:
+    return tensor.cpu().contiguous().numpy().tobytes()
 
 
 @dataclass(frozen=True)
@@ -122,6 +144,12 @@ class Data:
             mean.append(float(m))
             std.append(max(float(((pixels - m).square() * weight).sum().div(weight.sum()).sqrt()), 1e-3))
         return ImageSpec(self.train.shape, len(self.classes), tuple(mean), tuple(std))
+
+    def about(self) -> dict[str, Any]:
+        """Ready for JSON: classes and shape of the images, and of each part how many there are and their `digest`."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        counts = {name: {"examples": len(part), "digest": part.digest()} for name, part in parts.items()}
+        return {"classes": list(self.classes), "shape": list(self.train.shape), **counts}
 
     def _sample(self) -> Tensor:
         few = self.train.batch(torch.arange(min(STATISTICS, len(self.train))))

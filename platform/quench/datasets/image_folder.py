@@ -90,6 +90,9 @@ class Files(Encoded):
     def where(self, number: int) -> str:
         return os.fsdecode(os.path.join(self.root, self.names[number]))
 
+    def identity(self) -> Iterator[bytes]:
+        yield b"\0".join(self.names.tolist())
+
     def shuffled(self, rng: Generator) -> Tensor:
         return torch.randperm(len(self), generator=rng)
 

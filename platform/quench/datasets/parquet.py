@@ -125,6 +125,10 @@ class Rows(Encoded):
         file, group, row = self.places[number].tolist()
         return f"{self.paths[file]}, row {row} of row group {group},"
 
+    def identity(self) -> Iterator[bytes]:
+        yield "\0".join(Path(path).name for path in self.paths).encode()
+        yield self.places.tobytes()
+
     def shuffled(self, rng: Generator) -> Tensor:
         return torch.from_numpy(np.concatenate(self._windows(rng)))
 

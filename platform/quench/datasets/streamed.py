@@ -47,6 +47,10 @@ class Encoded(ABC):
         """The place of one image, for people."""
 
     @abstractmethod
+    def identity(self) -> Iterator[bytes]:
+        """The names of the files, and which of their images these are: the same wherever the folder lies."""
+
+    @abstractmethod
     def shuffled(self, rng: Generator) -> Tensor:
         """All of them `(n,)` in a random order in which they are fast to read."""
 
@@ -199,6 +203,10 @@ class Streamed(Examples):
             np.concatenate(pieces) if pieces else np.zeros((0, *self.shape[1:], 3), np.uint8), self.labels.device
         )
         return Batch(images.float().div_(255), self.labels[index], index)
+
+    def identity(self) -> Iterator[bytes]:
+        yield repr(self.view).encode()
+        yield from self.encoded.identity()
 
 
 def on_device(images: np.ndarray, device: torch.device) -> Tensor:

@@ -143,3 +143,11 @@ class TrainState:
         # The dictionary itself is shared with the method's context.
         self.memory.clear()
         self.memory.update({name: value.to(self.device) for name, value in saved["memory"].items()})
+
+
+def judged_weights(saved: dict[str, Any]) -> dict[str, Tensor]:
+    """Of a `state_dict`: what `TrainState.judged` has learned, by name."""
+    averaged: dict[str, Tensor] | None = saved["averaged"]
+    if averaged is None:
+        return saved["model"]
+    return {key.removeprefix("module."): value for key, value in averaged.items() if key.startswith("module.")}
