@@ -18,8 +18,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import settings
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from quench.attacks import input_gradient
 from quench.attacks.pgd import PGD, ascend
@@ -115,19 +113,6 @@ def robust_digits() -> tuple[nn.Module, Batch]:
             optimizer.step()
     optimizer.zero_grad()
     return model.eval(), data.test.batch(torch.arange(60))
-
-
-class CountFlops(TorchDispatchMode):
-    """Floating-point operations by torch's own formulas. torch's FlopCounterMode also follows modules,
-    which `autograd.grad` with respect to an input breaks."""
-
-    total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func._overloadpacket in flop_registry:
-            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
-        return out
 
 
 def quench(*words: str | Path, timeout: float = 240, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quench import __version__
-from quench.attacks import Victim
+from quench.attacks import Attack, Victim
 from quench.attacks.pgd import PGD
 from quench.attacks.square import Square
 from quench.catalogue import name_of
@@ -40,14 +40,18 @@ def conclude(
     if found is None:
         victim = Victim(model, batch_size, report.precision)
         attack = next(iter(verdicts.attacks.values()))
-        white_box = attack if isinstance(attack, PGD) else PGD(steps=20)
         sample, standing = test.take(report.index.to(test.labels.device)), report.robust_bits
         with evaluating(model):
-            found = flags(victim, sample, report.threat, standing, white_box, BLACK_BOX, report.seed, most)
+            found = flags(victim, sample, report.threat, standing, white_box(attack), BLACK_BOX, report.seed, most)
         found += tuple(_of_stages(report))
     found = tuple({flag.name: flag for flag in (*_of_others(verdicts, report), *found)}.values())
     write_json(path, _entry(name, verdicts, report, found))
     return found
+
+
+def white_box(attack: Attack) -> Attack:
+    """What verdicts of `attack` are checked by besides: it itself, if it climbs from image to image."""
+    return attack if isinstance(attack, PGD) else PGD(steps=20)
 
 
 def _known(path: Path, examples: int) -> tuple[Flag, ...] | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 from rich.text import Text
 
+from quench.catalogue import name_of
+from quench.cost import Estimate
 from quench.evaluation.intervals import Comparison, Share
 
 if TYPE_CHECKING:
@@ -131,3 +133,33 @@ def scaling_table(frame: pd.DataFrame) -> Table:
             str(Share(row["robust"], row["robust_low"], row["robust_high"])),
         )
     return table
+
+
+def cost_table(names: Sequence[str], estimate: Estimate, at_once: int, most: int = 10) -> Table:
+    """What trials of these names will cost, `at_once` of them at a time: the first `most`, and all together."""
+    table = Table(
+        *("trial", "threat", "seed", "budget", "TFLOP", "train s", "judging s", "all s"),
+        title=f"{len(names)} trials" if len(names) <= most else f"{len(names)} trials, of which the first {most}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for name, cost in zip(names[:most], estimate.costs, strict=False):
+        recipe, budget = cost.recipe, cost.recipe.budget
+        cells = (name, str(recipe.threat), str(recipe.seed), f"{budget.amount:g} {name_of(budget)}")
+        numbers = (cost.train_seconds, cost.seconds - cost.train_seconds, cost.seconds)
+        table.add_row(*map(Text, cells), f"{cost.flops / 1e12:.4g}", *(f"{number:.1f}" for number in numbers))
+    table.caption = (
+        f"together {_duration(estimate.worker_seconds)} of workers' time; {at_once} at a time, "
+        f"over in {_duration(estimate.wall_seconds(at_once))}\n"
+        f"at the speed of {estimate.machine}; judging: as if no image were fooled, so rather less"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -31,6 +31,9 @@ from quench.training.state import TrainState
 from quench.training.streaming import Decode, feed_of
 from quench.verdicts import Verdicts, summary
 
+DOUBTED = 64
+"""judged images that are looked at once more, for signs that the verdicts are not to be believed"""
+
 
 def run(
     record: Record, device: torch.device, ahead: bool = False, decode: Decode = decoded_here
@@ -60,7 +63,7 @@ def run(
             verdicts = examine(state, record, data, examination(recipe), ranks)
             if write:
                 test = data.test.to(device)
-                doubts = conclude(record.name, verdicts, state.judged, test, recipe.batch_size, most=64)
+                doubts = conclude(record.name, verdicts, state.judged, test, recipe.batch_size, most=DOUBTED)
                 enter_evaluation(record, [verdicts], state.epoch, which, doubts, final=True)
         if write:
             record.append("status", status=status, reason=reason)

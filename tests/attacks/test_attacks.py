@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from conftest import CountFlops
 from quench.attacks import Attack, Victim, input_gradient
 from quench.attacks.autoattack import AutoAttack
 from quench.attacks.fab import FAB
@@ -19,6 +18,7 @@ from quench.geometry import Geometry
 from quench.geometry.l1 import L1
 from quench.geometry.linf import Linf
 from quench.models.small_cnn import SmallCNN
+from quench.speed import CountFlops
 from quench.threat_model import ThreatModel
 
 NORMS = [member() for member in members(Geometry).values()]

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from conftest import CountFlops
 from quench.attacks import input_gradient
 from quench.catalogue import members, name_of
 from quench.context import SIGNALS, signals
@@ -27,6 +26,7 @@ from quench.methods.n_fgsm import NFGSM
 from quench.methods.pgd import PGDTraining
 from quench.methods.standard import Standard
 from quench.models.small_cnn import SmallCNN
+from quench.speed import CountFlops
 from quench.threat_model import ThreatModel
 
 METHODS = [member() for member in members(Method).values()]
