@@ -12,8 +12,10 @@ Update:    noise of twice epsilon, one gradient's sign, cross-entropy of what co
            weight decay; BatchNorm by the batch, its running statistics moved by the second pass only.
 Times:     milliseconds until all k models have one update more; the median of the repeats, and the quartiles. The ways
            take turns, so that a slow minute hits all of them; the speed-up is the median over the turns of what a turn
-           of the separate models took over that of the others. One thread a process.
-Same:      the largest difference between a weight after a stacked and after a separate update, in float32.
+           of the separate models took over that of the others; where one process does both, also in the time that it
+           had the CPU, which other programs on the machine change less. One thread a process.
+Same:      the largest difference between a weight after a stacked and after a separate update, in float32. It is that
+           of rounding, unless a pixel's gradient is so near 0 that its sign differs.
 """
 
 from __future__ import annotations
@@ -99,10 +101,8 @@ class Separate:
         self.case, self.device = case, device
         self.models = [case.build(seed, device).to(memory_format=torch.channels_last) for seed in range(count)]
         x, y, noise = case.batches(count, device)
-        self.batches = (
-            *([each.contiguous(memory_format=torch.channels_last) for each in part] for part in (x, noise)),
-            y,
-        )
+        x, noise = ([each.contiguous(memory_format=torch.channels_last) for each in part] for part in (x, noise))
+        self.batches = x, y, noise
         epsilons, rates = (values.tolist() for values in numbers(count, device))
         self.epsilons = epsilons
         self.optimizers = [
@@ -111,7 +111,7 @@ class Separate:
         ]
 
     def __call__(self) -> None:
-        for model, optimizer, epsilon, x, noise, y in zip(
+        for model, optimizer, epsilon, x, y, noise in zip(
             self.models, self.optimizers, self.epsilons, *self.batches, strict=True
         ):
             start = (x + 2 * epsilon * noise).clamp(0, 1).requires_grad_()
@@ -179,12 +179,13 @@ class Stacked:
         return self.parameters
 
 
-def milliseconds(work: Callable[[], None], device: torch.device) -> float:
-    started = time.perf_counter()
+def seconds(work: Callable[[], None], device: torch.device) -> tuple[float, float]:
+    """Of the clock, and of this process on the CPU."""
+    started, busy = time.perf_counter(), time.process_time()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return 1e3 * (time.perf_counter() - started)
+    return time.perf_counter() - started, time.process_time() - busy
 
 
 class Processes:
@@ -199,6 +200,7 @@ class Processes:
             here, there = context.Pipe()
             self.processes.append(context.Process(target=_serve, args=(there, case, len(share), device), daemon=True))
             self.processes[-1].start()
+            there.close()  # so that a process that dies is noticed
             self.pipes.append(here)
         for pipe in self.pipes:
             pipe.recv()
@@ -219,10 +221,10 @@ class Processes:
 def _serve(pipe: Any, case: Case, count: int, device: torch.device) -> None:
     torch.set_num_threads(1)
     work = Separate(case, count, device)
-    milliseconds(work, device)
+    seconds(work, device)
     pipe.send(None)
     while pipe.recv():
-        milliseconds(work, device)
+        seconds(work, device)
         pipe.send(None)
 
 
@@ -243,20 +245,24 @@ def measure(name: str, case: Case, count: int, device: torch.device, repeats: in
         **({"compiled": Stacked(case, count, device, compiled=True)} if compiled else {}),
         "processes": processes,
     }
-    times: dict[str, list[float]] = {way: [] for way in ways}
+    times: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for turn in range(repeats + 1):
         for way, work in ways.items():
-            taken = milliseconds(work, device)
+            taken = seconds(work, device)
             if turn > 0:  # the first time is slow
                 times[way].append(taken)
     processes.close()
     row: dict[str, Any] = {"case": name, "k": count}
-    for way, values in times.items():
-        low, middle, high = statistics.quantiles(values, n=4)
-        row[way] = {"median": round(middle, 2), "quartiles": [round(low, 2), round(high, 2)]}
-        if way != "separate":
-            ratios = [alone / taken for alone, taken in zip(times["separate"], values, strict=True)]
-            row[way]["speed-up"] = round(statistics.median(ratios), 2)
+    alone = times["separate"]
+    for way, taken in times.items():
+        low, middle, high = statistics.quantiles([1e3 * wall for wall, _ in taken], n=4)
+        row[way] = {"median ms": round(middle, 2), "quartiles": [round(low, 2), round(high, 2)]}
+        if way == "separate":
+            continue
+        pairs = list(zip(alone, taken, strict=True))
+        row[way]["speed-up"] = round(statistics.median(one[0] / other[0] for one, other in pairs), 2)
+        if way != "processes" and device.type == "cpu":
+            row[way]["in CPU time"] = round(statistics.median(one[1] / other[1] for one, other in pairs), 2)
     if not case.half:
         row["difference"] = difference(case, count, device)
     return row
