@@ -37,6 +37,7 @@ CHANGES = {
     "pgd-14": {"method": "pgd", "method.steps": 14},
     "in seconds": {"budget": "seconds", "budget.seconds": 0.3},
     "on two workers": {"workers": 2},
+    "looked at": {"selection.at": (0.5, 0.9, 1.0)},
     "in stages": {"stages": (Stage(epochs=1, size=4, batch_size=64), Stage(epochs=1, batch_size=128))},
 }
 
@@ -92,6 +93,12 @@ def test_a_budget_in_seconds_is_what_training_takes(costs: dict[str, Cost]) -> N
     assert cut.flops / first.flops == pytest.approx(cut.train_seconds / first.train_seconds)
     begun = math.ceil(cut.train_seconds / (first.train_seconds / 2))
     assert cut.probe_seconds == pytest.approx(begun * first.probe_seconds / 2), "after every epoch that is begun"
+
+
+def test_what_a_sweep_chooses_by_is_counted(costs: dict[str, Cost]) -> None:
+    first, looked = costs["n_fgsm"], costs["looked at"]
+    assert looked.probe_seconds > 2 * first.probe_seconds, "20 steps on three targets and one, beside two steps"
+    assert (looked.train_seconds, looked.evaluation_seconds) == (first.train_seconds, first.evaluation_seconds)
 
 
 @pytest.mark.parametrize(

@@ -40,11 +40,11 @@ from quench.datasets.image_folder import ImageFolder
 from quench.datasets.streamed import Read, Streamed, decode, decoded_here, on_device
 from quench.distributed import cluster
 from quench.distributed.stream import decoded_by_ray
+from quench.durable import write_json
 from quench.geometry.linf import Linf
 from quench.methods.standard import Standard
 from quench.models.small_cnn import SmallCNN
 from quench.ranks import Ranks
-from quench.record import write_json
 from quench.training.recipe import Augmentation
 from quench.training.streaming import feed_of
 from quench.trial import machine

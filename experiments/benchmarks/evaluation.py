@@ -38,11 +38,11 @@ from quench.attacks.pyautoattack import PyAutoAttack
 from quench.datasets import Batch
 from quench.datasets.digits import Digits
 from quench.datasets.image_folder import ImageFolder
+from quench.durable import write_json
 from quench.evaluation import evaluating, judge
 from quench.geometry.linf import Linf
 from quench.methods.n_fgsm import NFGSM
 from quench.models.small_cnn import SmallCNN
-from quench.record import write_json
 from quench.threat_model import ThreatModel
 from quench.training.budgets.epochs import Epochs
 from quench.training.loop import fit

@@ -28,7 +28,7 @@ class Cost:
     train_seconds: float
     """on the train clock; compilation, and what workers wait for each other, left out"""
     probe_seconds: float
-    """of judging the held-out images, after every epoch and where a sweep chooses, as if none were fooled"""
+    """of judging held-out images while it trains, as if none were fooled"""
     evaluation_seconds: float
     """of judging the test images in the end, as if none were fooled"""
 
@@ -71,19 +71,26 @@ def _cost(recipe: Recipe, machine: Machine) -> Cost:
     data, _ = machine.data(recipe)
     epochs, flops, seconds = _epochs(recipe, machine)
     probes = machine.judging(recipe, len(data.validation), {"fgsm": FGSM, "probe": recipe.probe})
-    selection = {"selection": recipe.selection.attack}
-    looks = len(recipe.selection.at) * machine.judging(
-        recipe, min(recipe.selection.images, len(data.validation)), selection
-    )
+    while_training = epochs * probes + _looks(recipe, machine, epochs)
     evaluation = machine.judging(recipe, len(data.test), examination(recipe).attacks)
-    doubts = machine.doubting(recipe, min(recipe.reliability, len(data.test))) if recipe.reliability else 0.0
+    checked = min(recipe.reliability, len(data.test))  # by one worker
+    doubts = machine.doubting(recipe, checked) if checked else 0.0
     return Cost(
         recipe=recipe,
         flops=flops * recipe.workers,
         train_seconds=seconds,
-        probe_seconds=(epochs * probes + looks) / recipe.workers,
-        evaluation_seconds=evaluation / recipe.workers + doubts,  # these by one worker
+        probe_seconds=while_training / recipe.workers,
+        evaluation_seconds=evaluation / recipe.workers + doubts,
     )
+
+
+def _looks(recipe: Recipe, machine: Machine, epochs: int) -> float:
+    """Seconds of what a sweep chooses by: at the end of an epoch, one at most."""
+    selection, count = recipe.selection, min(len(recipe.selection.at), epochs)
+    if count == 0:  # data may have too few classes for an attack that is never put
+        return 0.0
+    images = min(selection.images, recipe.validation)
+    return count * machine.judging(recipe, images, {"selection": selection.attack})
 
 
 def _epochs(recipe: Recipe, machine: Machine) -> tuple[int, float, float]:
