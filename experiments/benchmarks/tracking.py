@@ -8,8 +8,8 @@ Reports:   each trial is a process that appends a report to its log every --ever
 Behind:    seconds from a report's time to its being in MLflow, and from the last report to the end of it all.
 Busy:      share of the time that the follower spent in MLflow; metrics/s are those written in that share.
 Whole:     a sweep of so many finished trials, written from the beginning: what `quench sync` does with a new server.
-Training:  train seconds of the digits recipe in one process, that being the program that follows too (`quench train`).
-           Turns alternate, the first pair does not count.
+Training:  train seconds of ten epochs on the digits in this process, followed by another, as by `quench train`.
+           Turns alternate, the first of each does not count.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import statistics
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +42,7 @@ from quench.geometry.linf import Linf
 from quench.journal import Entry
 from quench.methods.n_fgsm import NFGSM
 from quench.models.small_cnn import SmallCNN
+from quench.projection import mirrored
 from quench.record import Record
 from quench.storage import SweepRecord
 from quench.sweep.trials import Trial
@@ -179,16 +181,11 @@ def whole(folder: Path, uri: str, trials: int, asked: argparse.Namespace) -> dic
 
 
 def training(folder: Path, uri: str | None) -> float:
-    """Train seconds of 10 epochs."""
+    """Train seconds of ten epochs."""
     recipe = replace(RECIPE, budget=Epochs(10))
     record = Record.create(folder / f"run-{time.time_ns()}", recipe, experiment="tracking", configuration="n_fgsm")
-    made: list[Tracker] = []
-
-    def sink(record: Record, entries: list[Entry]) -> None:
-        made[:] = made or [Tracker(uri or "", folder, "tracking")]
-        made[0](record, entries)
-
-    with following([record], {} if uri is None else {"MLflow": sink}):
+    asked = Namespace(storage=folder, tracking_uri=uri)
+    with nullcontext() if uri is None else mirrored(asked, record):
         for _ in trial.run(record, torch.device("cpu"), ahead=True):
             pass
     return record.entries("epoch")[-1]["metrics"]["train_seconds"]
