@@ -35,12 +35,13 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepRecord:
     chosen = trials(tiny_recipe(), Sweep(space={"method": Choice("standard", "n_fgsm")}))
     made = SweepRecord.create(storage / "tiny-1", "tiny", chosen, {"file": "tiny.py"})
     tracker = Tracker(default_uri(storage), storage, "tiny")
-    tracker.begin_sweep(made)
+    tracker.begin_sweep(made, "running")
     for record in made.records:
         for _ in trial.run(record, torch.device("cpu")):
             pass
         tracker(record, record.read()[0])
-    tracker.end_sweep(made, "finished", write_report(made)[1])
+    frames, files = write_report(made)
+    tracker.end_sweep(made, frames["configurations"], files)
     return made
 
 
@@ -112,8 +113,9 @@ def test_a_browser_shows_the_sweep(sweep: SweepRecord, link: str, browser: Brows
     client = MlflowClient(tracking_uri=default_uri(sweep.directory.parent))
     (parent,) = client.search_runs(["1"], f"tags.`quench.id` = '{sweep.about['id']}'")
     page.goto(f"{home}#/experiments/1/runs/{parent.info.run_id}/artifacts")
+    page.get_by_text("report", exact=True).click()
     page.get_by_text("time_vs_robustness.png").click()
-    figure = page.get_by_role("img", name="time_vs_robustness.png")
+    figure = page.get_by_role("img", name="report/time_vs_robustness.png")
     expect(figure).to_be_visible()
     assert figure.evaluate("image => image.naturalWidth") > 0
 

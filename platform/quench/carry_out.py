@@ -110,7 +110,7 @@ def carry_out_sweep(arguments: Namespace, made: SweepRecord) -> int:
         console.print(f"the time budget of {campaign.plan.time_budget:g} s is spent")
     frames, files = print_report(console, made)
     try:
-        tracker().end_sweep(made, frames["configurations"], files)
+        tracker().end_sweep(made, frames.get("configurations"), files)
     except Exception as error:
         followers["MLflow"].failures[made.records[0]] = one_line(error)
     print_places(console, arguments, followers, made.directory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from quench.catalogue import name_of
@@ -30,8 +30,13 @@ def run_note(record: Record) -> str:
     return "\n\n".join(lines)
 
 
-def sweep_note(table: pd.DataFrame, models: Sequence[str]) -> str:
-    """The trade-off, and the registered models."""
+def sweep_note(table: pd.DataFrame | None, models: Sequence[str]) -> str:
+    """The trade-off, if a run has come to its end, and the registered models."""
+    parts = ["No run has come to its end."] if table is None else [*_trade_off(table)]
+    return "\n\n".join([*parts, *(f"Most robust on held-out images: `{model}`" for model in models)])
+
+
+def _trade_off(table: pd.DataFrame) -> Iterator[str]:
     lines = [
         "| threat model | training | seeds | train seconds | clean | robust (min - max) |",
         "|---|---|---|---|---|---|",
@@ -41,12 +46,10 @@ def sweep_note(table: pd.DataFrame, models: Sequence[str]) -> str:
         robust = f"{row['robust']:.1%} ({100 * row['robust_min']:.1f} - {100 * row['robust_max']:.1f})"
         cells = [row["threat"], name, row["seeds"], f"{row['train_seconds']:.1f}", f"{row['clean']:.1%}", robust]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    rest = len(table) - _ROWS
-    parts = ["\n".join(lines)] if len(table) else ["No run has come to its end."]
-    parts += [f"{rest} more in `configurations.csv`."] if rest > 0 else []
-    parts += ["Means over seeds, on the test images; bold: none is both faster and more robust."] if len(table) else []
-    parts += [f"Most robust on held-out images: `{model}`" for model in models]
-    return "\n\n".join(parts)
+    yield "\n".join(lines)
+    if len(table) > _ROWS:
+        yield f"{len(table) - _ROWS} more in `configurations.csv`."
+    yield "Means over seeds, on the test images; bold: none is both faster and more robust."
 
 
 def model_card(record: Record, data: Entry, among: int) -> str:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
-from urllib.parse import urlsplit
 
 from quench import __version__
-from quench.errors import UserError, redacted
+from quench.options import Parser, concurrent_options, ray_options, storage_options
 
 _OVERRIDES = """
 Any field of the recipe can be overridden by its dotted key:
@@ -45,21 +42,14 @@ For when the tracking server was away at the end, or a program was killed; writt
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as everything here does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see `{self.prog} --help`")
-
-
 def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """The whole program's parser, and each command's by its name."""
-    parser = _Parser(prog="quench", description="Fast adversarial training, measured against the clock.")
+    parser = Parser(prog="quench", description="Fast adversarial training, measured against the clock.")
     parser.add_argument("--version", action="version", version=f"quench {__version__}")
     group = parser.add_subparsers(metavar="COMMAND", title="commands")
-    storage, ray = _storage_options(), _ray_options()
+    storage, ray = storage_options(), ray_options()
 
-    def add(name: str, text: str, *parents: _Parser, epilog: str = "") -> argparse.ArgumentParser:
+    def add(name: str, text: str, *parents: Parser, epilog: str = "") -> argparse.ArgumentParser:
         return group.add_parser(
             name,
             help=text,
@@ -95,7 +85,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     return parser, dict(group.choices)
 
 
-def _training_commands(add: Callable[..., argparse.ArgumentParser], ray: _Parser) -> None:
+def _training_commands(add: Callable[..., argparse.ArgumentParser], ray: Parser) -> None:
     train = add("train", "train one recipe, on this machine or on several workers", ray, epilog=_OVERRIDES)
     train.add_argument("experiment", type=Path, metavar="EXPERIMENT", help="a Python file that defines RECIPE")
     train.add_argument("--workers", type=int, metavar="N", help="data-parallel workers; same as the field `workers`")
@@ -113,7 +103,7 @@ def _training_commands(add: Callable[..., argparse.ArgumentParser], ray: _Parser
     scaling.set_defaults(concurrent=1, time_budget=None)  # runs side by side would slow each other
     resume = add("resume", "go on with a run or a sweep that was interrupted", ray)
     resume.add_argument("name", metavar="RUN|SWEEP", nargs="?", default="latest", help="its folder or name, or latest")
-    _concurrent_options(resume)
+    concurrent_options(resume)
 
 
 def _sweep_options(sweep: argparse.ArgumentParser) -> None:
@@ -127,17 +117,7 @@ def _sweep_options(sweep: argparse.ArgumentParser) -> None:
     sweep.add_argument(
         "--dry-run", action="store_true", help="only say what would be run, at what cost, how much of it at once"
     )
-    _concurrent_options(sweep)
-
-
-def _concurrent_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--concurrent", type=int, metavar="N", help="trials at the same time (default: what fits)")
-    command.add_argument(
-        "--time-budget",
-        type=_duration,
-        metavar="TIME",
-        help="interrupt the sweep after 90s, 30m or 2h of wall-clock time",
-    )
+    concurrent_options(sweep)
 
 
 def _checkpoint_option(command: argparse.ArgumentParser) -> None:
@@ -191,68 +171,3 @@ def _interpret_options(interpret: argparse.ArgumentParser) -> None:
         help="folders or names, or latest; the first is compared with all others",
     )
     _checkpoint_option(interpret)
-
-
-def _storage_options() -> _Parser:
-    options = _Parser(add_help=False)
-    options.add_argument(
-        "--storage",
-        type=Path,
-        default=Path(os.environ.get("QUENCH_STORAGE", "runs")),
-        metavar="DIR",
-        help="folder of runs and of the MLflow database; on a cluster, one that every node sees (default: "
-        "$QUENCH_STORAGE or runs)",
-    )
-    options.add_argument(
-        "--tracking-uri",
-        type=_without_password,
-        metavar="URI",
-        help="MLflow server or database (default: $MLFLOW_TRACKING_URI or a SQLite file in the storage folder)",
-    )
-    return options
-
-
-def _without_password(uri: str) -> str:
-    """Command lines are seen by every user of the machine, and kept by Ray of its jobs."""
-    if urlsplit(uri).password is not None:
-        raise UserError(f"--tracking-uri {redacted(uri)}: must hold no password; set MLFLOW_TRACKING_URI to it instead")
-    return uri
-
-
-def _ray_options() -> _Parser:
-    options = _Parser(add_help=False)
-    options.add_argument(
-        "--address",
-        default="local",
-        metavar="ADDRESS",
-        help="Ray cluster: local (one of our own, the default), auto, or ray://HOST:10001",
-    )
-    options.add_argument(
-        "--worker-timeout",
-        type=_seconds,
-        default=600.0,
-        metavar="SECONDS",
-        help="replace data-parallel workers after one has kept the others waiting so long (default: 600)",
-    )
-    return options
-
-
-def _duration(text: str) -> float:
-    """`90`, `90s`, `30m`, `2h` or `1d`, in seconds."""
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
-    try:
-        return _seconds(number) * unit
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a time such as 90s, 30m or 2h") from None
-
-
-def _seconds(text: str) -> float:
-    """A number above 0."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not seconds > 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a number above 0")
-    return seconds

@@ -92,7 +92,7 @@ class Tracker:
         self._log(run, [], {key: json.dumps(value) for key, value in about.items()}, {**tags, "status": status})
         self._end(run, status, sweep.last_word)
 
-    def end_sweep(self, sweep: SweepRecord, table: pd.DataFrame, files: Sequence[Path]) -> None:
+    def end_sweep(self, sweep: SweepRecord, table: pd.DataFrame | None, files: Sequence[Path]) -> None:
         """Log the figures and tables of the whole sweep, how it stands, and its most robust models."""
         self._preset(view_tag(record.recipe for record in sweep.records))  # an adaptive sweep has few at its beginning
         run = self._runs[sweep.about["id"]]

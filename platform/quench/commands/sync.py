@@ -56,7 +56,7 @@ def _synced(tracker: Tracker, one: Record | SweepRecord) -> str:
             tracker.begin_sweep(one, one.status)
             _project(tracker, one.records)
             frames, files = write_report(one)
-            tracker.end_sweep(one, frames["configurations"], files)
+            tracker.end_sweep(one, frames.get("configurations"), files)
             return f"{len(one.records)} runs, {one.status}"
         _project(tracker, [one])
         return _stands(one)

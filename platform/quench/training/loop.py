@@ -84,37 +84,20 @@ def fit(
     from `data`. Raises `FloatingPointError` when the loss is no longer finite, and after the last report
     `CatastrophicOverfitting` if the run is lost to that.
     """
-    probe = data.validation.to(state.device)
+    held_out = _HeldOut(state, recipe, data.validation.to(state.device), ranks)
     feed = feed or feed_of(data.train.to(state.device), recipe)
     state.clock.workers = ranks.size
 
-    def judge(judged: nn.Module, split: Examples, **attacks: Attack) -> RobustnessReport:
-        asked = Examination(attacks=attacks, threat=recipe.threat, seed=recipe.seed, batch_size=recipe.batch_size)
-        return evaluate(judged, split, asked, ranks)
-
-    def watched(judged: nn.Module, attack: Attack) -> tuple[float, float]:
-        return _fgsm_and_robust(judge(judged, probe, fgsm=FGSM, probe=attack))
-
-    def look() -> float | None:
-        """At a part of the held-out images under the selection's attack, if that is due."""
-        selection, spent = recipe.selection, 1.0 if training.over() else training.progress()
-        passed = sum(share <= spent for share in selection.at)
-        if passed <= state.looks:
-            return None
-        state.looks = passed
-        some = torch.arange(min(selection.images, len(probe)), device=probe.labels.device)
-        return judge(state.judged, probe.take(some), selection=selection.attack).robust.value
-
     guard = recipe.guard if recipe.method.adversarial else replace(recipe.guard, action="off")
-    watch = Watch(guard, state, watched, ranks)
+    watch = Watch(guard, state, held_out.watched, ranks)
     training = Training(state, _wrapped(state, recipe, ranks), recipe, len(data.train), feed, ranks, watch, save)
     while not watch.lost and not training.over():
         seen = training.epoch()
         if not torch.isfinite(torch.tensor(seen["loss"])):
             raise FloatingPointError(f"training diverged: the loss is {seen['loss']} in epoch {state.epoch}")
-        judged = judge(state.judged, probe, fgsm=FGSM, probe=recipe.probe)
+        judged = held_out.probed(state.judged, recipe.probe)
         if watch.after_epoch(*_fgsm_and_robust(judged)):
-            judged = judge(state.judged, probe, fgsm=FGSM, probe=recipe.probe)
+            judged = held_out.probed(state.judged, recipe.probe)
         fgsm, robust = _fgsm_and_robust(judged)
         if robust > state.best_accuracy:
             state.best_epoch, state.best_accuracy = state.epoch, robust
@@ -133,13 +116,46 @@ def fit(
             clean_accuracy=judged.clean.value,
             fgsm_accuracy=fgsm,
             robust_accuracy=robust,
-            selection_accuracy=look(),
+            selection_accuracy=held_out.selected(1.0 if training.over() else training.progress()),
             alarms=state.alarms,
             rollbacks=state.rollbacks,
             events=watch.take_events(),
         )
     if watch.lost or state.collapsed:
         raise CatastrophicOverfitting(f"robust only against its own attack, at epoch {state.epoch}")
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """The held-out images, and what they say of a run."""
+
+    state: TrainState
+    recipe: Recipe
+    images: Examples
+    ranks: Ranks
+
+    def probed(self, model: nn.Module, attack: Attack) -> RobustnessReport:
+        """Under FGSM, `fgsm`, and an attack, `probe`."""
+        return self._judged(model, self.images, fgsm=FGSM, probe=attack)
+
+    def watched(self, model: nn.Module, attack: Attack) -> tuple[float, float]:
+        """Accuracy under FGSM and under an attack."""
+        return _fgsm_and_robust(self.probed(model, attack))
+
+    def selected(self, spent: float) -> float | None:
+        """Accuracy of some under the selection's attack, if a look is due when this share of the budget is spent."""
+        selection = self.recipe.selection
+        passed = sum(share <= spent for share in selection.at)
+        if passed <= self.state.looks:
+            return None
+        self.state.looks = passed
+        some = torch.arange(min(selection.images, len(self.images)), device=self.images.labels.device)
+        return self._judged(self.state.judged, self.images.take(some), selection=selection.attack).robust.value
+
+    def _judged(self, model: nn.Module, images: Examples, **attacks: Attack) -> RobustnessReport:
+        recipe = self.recipe
+        asked = Examination(attacks=attacks, threat=recipe.threat, seed=recipe.seed, batch_size=recipe.batch_size)
+        return evaluate(model, images, asked, self.ranks)
 
 
 def _wrapped(state: TrainState, recipe: Recipe, ranks: Ranks) -> nn.Module:
