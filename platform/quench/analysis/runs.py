@@ -69,12 +69,13 @@ def complete(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def swept(runs: pd.DataFrame, keys: Iterable[str]) -> tuple[str, ...]:
-    """Which of these keys differ between runs of one threat model, the seed aside.
+    """Which of these keys differ between runs of one threat model, the seed and what only judges a run aside.
 
     A plug-in's own field counts only if it differs between runs of that plug-in: a choice of methods is one key,
     not one more for each field that one of them has and another has not.
     """
-    kept = [key for key in keys if key != "seed" and not key.startswith("threat.")]
+    aside = ("seed", "threat", "evaluation", "reliability")
+    kept = [key for key in keys if key.partition(".")[0] not in aside]
     values = runs[["threat", *kept]].astype(str)
 
     def varies(key: str) -> bool:

@@ -49,11 +49,12 @@ class Missing:
 def sections(frames: Frames, is_scaling: bool) -> list[Section | Missing]:
     """Every view of the sweep; figures show the six threat models with the most runs."""
     drawn, all_threats = _drawn(frames), frames.runs["threat"].nunique()
+    chosen_among, all_searched = _searched(drawn), _searched(frames)
     found: list[Section | Missing] = [_scaling(frames)] if is_scaling else []
     found += _finalists(frames)
-    found += [view(drawn) for view in (_time, _clean, _anytime)]
-    found += [view(frames) for view in (_configurations, _leaders)]
-    found += [view(drawn) for view in (_parallel, _heat, _importance)]
+    found += [_time(chosen_among), _clean(chosen_among), _anytime(drawn)]
+    found += [_configurations(all_searched), _leaders(all_searched)]
+    found += [view(chosen_among) for view in (_parallel, _heat, _importance)]
     found.append(_cost(frames))
     if all_threats > _MOST_THREATS:
         reason = f"figures show the {_MOST_THREATS} of {all_threats} threat models with the most runs, tables all"
@@ -68,6 +69,12 @@ def _drawn(frames: Frames) -> Frames:
         for part in (frames.runs, frames.epochs, frames.events)
     )
     return Frames(runs, epochs, events, frames.keys)
+
+
+def _searched(frames: Frames) -> Frames:
+    """Without the runs that confirm finalists: another attack judges these, so that they do not compare."""
+    runs, epochs = (part if part.empty else searched(part) for part in (frames.runs, frames.epochs))
+    return Frames(runs, epochs, frames.events, frames.keys)
 
 
 def _finalists(frames: Frames) -> list[Section | Missing]:
@@ -95,7 +102,7 @@ def _time(frames: Frames) -> Section | Missing:
         "robust than what the dashed front passes through. Points of one colour are seeds, or settings, of one name: "
         "their spread is what chance, or the setting, does. Train seconds are the train clock's, without evaluation."
     )
-    figure = time_vs_robustness(searched(frames.runs), searched(frames.epochs), frames.events)
+    figure = time_vs_robustness(frames.runs, frames.epochs, frames.events)
     return Section("time_vs_robustness", title, _filled(reading, frames), figure=figure)
 
 
@@ -107,7 +114,7 @@ def _clean(frames: Frames) -> Section | Missing:
         "A point for each finished run: accuracy on the unattacked and on the attacked images, with 95 % Wilson "
         "intervals, on {test}. Up and to the right is better; beyond the dashed front no run is better in both."
     )
-    return Section("clean_vs_robust", title, _filled(reading, frames), figure=clean_vs_robust(searched(frames.runs)))
+    return Section("clean_vs_robust", title, _filled(reading, frames), figure=clean_vs_robust(frames.runs))
 
 
 def _anytime(frames: Frames) -> Section | Missing:
@@ -128,7 +135,7 @@ def _anytime(frames: Frames) -> Section | Missing:
 
 def _configurations(frames: Frames) -> Section | Missing:
     title = "The trade-off in numbers"
-    frame = configurations(searched(frames.runs))
+    frame = configurations(frames.runs)
     if frame.empty:
         return Missing(title, "no run has finished")
     reading = (
