@@ -35,6 +35,7 @@ CHANGES = {
     "the same work": {"seed": 3, "threat.epsilon": 0.2, "method.noise_ratio": 1.5, "optimizer.lr": 0.3},
     "pgd-7": {"method": "pgd"},
     "pgd-14": {"method": "pgd", "method.steps": 14},
+    "liet": {"method": "liet"},
     "in seconds": {"budget": "seconds", "budget.seconds": 0.3},
     "on two workers": {"workers": 2},
     "looked at": {"selection.at": (0.5, 0.9, 1.0)},
@@ -72,6 +73,7 @@ def test_operations_are_those_of_the_training_loop(costs: dict[str, Cost]) -> No
 
     assert run(1) * 0.995 < costs["n_fgsm"].flops < run(1)
     assert costs["pgd-14"].flops / costs["pgd-7"].flops == pytest.approx((2 * 14 + 3) / (2 * 7 + 3), rel=0.01)
+    assert costs["liet"].flops / costs["pgd-7"].flops == pytest.approx(7 / (2 * 7 + 3), rel=0.01), "but for directions"
     assert costs["on two workers"].flops == costs["n_fgsm"].flops
     assert 0.5 < costs["in stages"].flops / costs["n_fgsm"].flops < 0.75, (
         "the first half of it on a quarter of the pixels"
