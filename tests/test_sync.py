@@ -90,10 +90,13 @@ def test_servers_and_programs_may_die_and_mlflow_still_equals_the_logs(tmp_path:
         wait_for(lambda: list(tmp_path.glob("runs/*/recipe.json")), 60)
         (record,) = everything(tmp_path / "runs")
         assert isinstance(record, Record)
+        wait_for(lambda: epochs() > 2, 60)
+        os.kill(driver, signal.SIGSTOP)  # it would be over before MLflow has heard of it
         wait_for(lambda: client.search_runs(["1", "2"]), 60)
         said = quench_here("sync", *words)
         assert "left to the process that is carrying it out" in said.stdout
     before = epochs()
+    os.kill(driver, signal.SIGCONT)
     wait_for(lambda: epochs() > before + 3, 60)
     os.kill(driver, signal.SIGKILL)
     assert exit_code(driver) == -signal.SIGKILL

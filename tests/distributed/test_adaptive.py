@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from conftest import PROGRAM, REPOSITORY, quench_here
+from conftest import PROGRAM, REPOSITORY, quench
 from quench.record import Record
 from quench.storage import SweepRecord
 from quench.tracking import default_uri
@@ -51,7 +51,7 @@ def test_a_search_goes_on_where_its_driver_was_killed(tmp_path: Path) -> None:
         os.kill(process.pid, signal.SIGKILL)
     before = {record: record.read()[0] for record in begun(storage) if record.status == "finished"}
     assert before
-    done = quench_here("resume", "latest", "--storage", storage)
+    done = quench("resume", "latest", "--storage", storage)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "The finalists, trained again on seeds that they were not chosen by" in done.stdout
     (directory,) = storage.glob("found-*")
@@ -80,7 +80,7 @@ def test_a_population_learns_from_its_best(tmp_path: Path) -> None:
         + "SWEEP = Sweep(space={'optimizer.lr': LogUniform(1e-7, 0.3), 'method.noise_ratio': Uniform(1, 3)},\n"
         + "    search='random', trials=4, scheduler='pbt', grace=0.25)\n"
     )
-    done = quench_here("sweep", file, "--storage", tmp_path / "runs")
+    done = quench("sweep", file, "--storage", tmp_path / "runs")
     assert done.returncode == 0, done.stdout + done.stderr
     records = begun(tmp_path / "runs")
     assert [record.status for record in records] == ["finished"] * 4
