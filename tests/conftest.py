@@ -46,7 +46,7 @@ PROGRAM = str(Path(sys.executable).parent / "quench")
 
 @pytest.fixture
 def recipe() -> Recipe:
-    """Digits, a tiny network, two epochs."""
+    """Digits, a tiny network, two epochs; its evaluation is not checked, which would take longer than all else."""
     return tiny_recipe()
 
 
@@ -62,6 +62,7 @@ def tiny_recipe() -> Recipe:
         validation=100,
         probe=PGD(steps=2),
         evaluation=PGD(steps=3),
+        reliability=0,
     )
 
 

@@ -55,10 +55,12 @@ class Rounded(nn.Module):
 def test_doubts_are_found_once_and_remembered(tmp_path: Path, robust: nn.Module, digits: Split) -> None:
     model = Rounded(robust)
     verdicts = judged(tmp_path, model, digits)
+    assert conclude("mine", verdicts, nn.Identity(), digits, 100, most=0) == (), "nobody has looked"
     doubts = conclude("mine", verdicts, model, digits, 100)
     assert "zero gradients" in {flag.name for flag in doubts}
     assert json.loads(verdicts.path.with_suffix(".json").read_text())["unreliable"]
     assert conclude("mine", verdicts, nn.Identity(), digits, 100) == doubts, "the model is not asked again"
+    assert conclude("mine", verdicts, nn.Identity(), digits, 100, most=0) == doubts
 
 
 @pytest.mark.parametrize("fell", [0, 12])

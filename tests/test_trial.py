@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,10 @@ def test_the_best_weights_are_judged_if_asked(recipe: Recipe, tmp_path: Path) ->
     assert len(robust) == best + 2, "two epochs' patience"
     (evaluation,) = record.entries("evaluation")
     assert (evaluation["checkpoint"], evaluation["epoch"], evaluation["label"]) == ("best", best, "pgd-3-1 best")
+
+
+def test_the_final_evaluation_is_checked_as_the_recipe_says(recipe: Recipe, tmp_path: Path) -> None:
+    for images, checked in ((0, False), (8, True)):
+        record = carry_out(override(recipe, {"reliability": images}), tmp_path / str(images))
+        (written,) = (record.directory / "verdicts").glob("*.json")
+        assert json.loads(written.read_text())["evaluation"]["checked"] == checked

@@ -184,16 +184,21 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 
 
 def test_asha_stops_what_lags_within_its_threat_model(tmp_path: Path) -> None:
-    """Learning rates that do not learn are stopped; the stronger adversary's trials are not, for that alone."""
+    """Learning rates that do not learn are stopped; the stronger adversary's trials are not, for that alone.
+
+    Trials that report no epoch do not end the sweep: one diverges in its first; of another only the evaluation is left
+    to resume.
+    """
     definition = (
-        "RECIPE = replace(tiny_recipe(), budget=Epochs(8))\n"
-        "SWEEP = Sweep(space={'optimizer.lr': Choice(0.1, 1e-6, 1e-7), 'threat.epsilon': Choice(0.05, 0.3)},"
-        " scheduler='asha')\n"
+        "RECIPE = override(tiny_recipe(), {'budget.epochs': 8, 'optimizer.nesterov': False})\n"
+        "RATES = {'optimizer.lr': Choice(0.1, 1e-6, 1e-7), 'threat.epsilon': Choice(0.05, 0.3)}\n"
+        "SWEEP = Sweep(space=[RATES, {'optimizer.lr': 1e18}], scheduler='asha')\n"
     )
     done = quench("sweep", write_sweep(tmp_path, definition), "--storage", tmp_path / "runs")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 1, done.stdout + done.stderr
     (directory,) = (tmp_path / "runs").glob("tiny-*")
-    records = SweepRecord(directory).records
+    *records, diverged = SweepRecord(directory).records
+    assert (diverged.status, diverged.entries("epoch")) == ("failed", [])
     good = [record for record in records if record.recipe.optimizer.lr == 0.1]
     assert [record.status for record in good] == ["finished"] * 2
     stopped = [record for record in records if record.status == "stopped"]
@@ -202,28 +207,16 @@ def test_asha_stops_what_lags_within_its_threat_model(tmp_path: Path) -> None:
         assert record.entries("status")[-1]["reason"] == "by the scheduler"
         assert len(record.entries("epoch")) < 8
     assert json.loads((directory / "sweep.json").read_text())["scheduler"] == "asha"
-
-
-def test_trials_that_report_no_epoch_do_not_end_the_sweep(tmp_path: Path) -> None:
-    """One diverges in its first epoch; of another only the evaluation is left to resume."""
-    definition = (
-        "RECIPE = override(tiny_recipe(), {'optimizer.nesterov': False})\n"
-        "SWEEP = Sweep(space={'optimizer.lr': Choice(1e18, 0.1)}, scheduler='asha')\n"
-    )
-    done = quench("sweep", write_sweep(tmp_path, definition), "--storage", tmp_path / "runs")
-    assert done.returncode == 1, done.stderr
-    (directory,) = (tmp_path / "runs").glob("tiny-*")
-    diverged, good = SweepRecord(directory).records
-    assert (diverged.status, good.status) == ("failed", "finished")
-    assert diverged.entries("epoch") == []
-    log, verdicts = good.directory / "log.jsonl", good.entries("evaluation")[0]["robust"]
+    log, verdicts = good[0].directory / "log.jsonl", good[0].entries("evaluation")[0]["robust"]
     lines = log.read_text().splitlines(keepends=True)
     log.write_text("".join(line for line in lines if '"evaluation"' not in line and '"finished"' not in line))
-    shutil.rmtree(good.directory / "verdicts")
+    shutil.rmtree(good[0].directory / "verdicts")
+    ends = {record: record.read() for record in records if record != good[0]}
     done = quench("resume", directory.name, "--storage", tmp_path / "runs")
     assert done.returncode == 1, "the other diverges again"
     assert "Traceback" not in done.stderr
-    assert (good.status, good.entries("evaluation")[0]["robust"]) == ("finished", verdicts)
+    assert (good[0].status, good[0].entries("evaluation")[0]["robust"]) == ("finished", verdicts)
+    assert {record: record.read() for record in ends} == ends, "who was finished or stopped stays so"
 
 
 def test_an_interrupted_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
