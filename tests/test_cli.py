@@ -102,7 +102,7 @@ def test_help_lists_the_fields_of_an_experiment(capsys: pytest.CaptureFixture[st
 
 def test_train_then_evaluate(tmp_path: Path) -> None:
     storage = tmp_path / "runs"
-    done = quench("train", DIGITS, "--budget.epochs", "3", "--threat.epsilon", "0.1", "--storage", storage)
+    done = quench_here("train", DIGITS, "--budget.epochs", "3", "--threat.epsilon", "0.1", "--storage", storage)
     assert done.returncode == 0, done.stderr
     assert "linf 0.1 n_fgsm s=0: 450 test images, 95 % intervals: clean" in done.stdout
     assert f"quench ui --storage {storage}" in done.stdout
@@ -154,7 +154,7 @@ def test_interrupted_then_resumed(tmp_path: Path) -> None:
 
 def test_a_run_that_diverges_exits_with_1(tmp_path: Path) -> None:
     words = ("--optimizer.lr", "1e18", "--optimizer.nesterov", "false", "--budget.epochs", "3", "--storage", tmp_path)
-    done = quench("train", DIGITS, *words)
+    done = quench_here("train", DIGITS, *words)
     assert done.returncode == 1
     assert "failed: FloatingPointError: training diverged" in done.stdout
 
@@ -162,7 +162,7 @@ def test_a_run_that_diverges_exits_with_1(tmp_path: Path) -> None:
 def test_an_unreachable_tracking_server_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does its password get anywhere."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:k3y@127.0.0.1:9")
-    done = quench("train", DIGITS, "--budget.epochs", "2", "--storage", tmp_path)
+    done = quench_here("train", DIGITS, "--budget.epochs", "2", "--storage", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "MLflow could not be written (MlflowException: " in done.stdout
     assert re.search(r"MLflow, later: .*quench sync ", done.stdout)

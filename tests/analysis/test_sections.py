@@ -176,3 +176,11 @@ def test_a_sweep_that_has_not_begun_has_a_page(tmp_path: Path) -> None:
     frames, files = write_report(sweep(tmp_path / "s", {"seed": Choice(0, 1)}))
     assert "no run has finished an epoch" in files[0].read_text()
     assert (len(frames["runs"]), len(frames["epochs"])) == (2, 0)
+
+
+def test_a_threat_model_without_an_epoch_has_an_empty_panel(tmp_path: Path) -> None:
+    made = sweep(tmp_path / "s", [{"seed": Choice(0, 1)}, {"threat.epsilon": 0.3}])
+    for record in made.records[:2]:
+        tell(record, [(1, 1.0, 0.3), (2, 2.0, 0.5)], 0.4)
+    _, files = write_report(made)
+    assert "time_vs_robustness.png" in {path.name for path in files}

@@ -23,7 +23,7 @@ from conftest import tiny_recipe
 from quench.config import override
 from quench.sweep import Choice, Confirm, LogUniform, Option, Sweep, Uniform
 
-RECIPE = override(tiny_recipe(), {{"budget.epochs": 8, "selection.attack.steps": 3}})
+RECIPE = override(tiny_recipe(), {{"budget.epochs": 4, "selection.attack.steps": 3}})
 """
 
 
@@ -37,8 +37,8 @@ def test_a_search_goes_on_where_its_driver_was_killed(tmp_path: Path) -> None:
     file.write_text(
         HEAD
         + "METHOD = Choice('fgsm_rs', Option('n_fgsm', noise_ratio=Uniform(1, 3)))\n"
-        + "SWEEP = Sweep(space={'method': METHOD, 'optimizer.lr': LogUniform(1e-3, 1)}, search='tpe', trials=6,\n"
-        + "    scheduler='halving', grace=0.25, confirm=Confirm(finalists=1, seeds=(7, 8), evaluation=RECIPE.evaluation))\n"
+        + "SWEEP = Sweep(space={'method': METHOD, 'optimizer.lr': LogUniform(1e-3, 1)}, search='tpe', trials=4,\n"
+        + "    scheduler='halving', grace=0.5, confirm=Confirm(finalists=1, seeds=(7, 8), evaluation=RECIPE.evaluation))\n"
     )
     storage = tmp_path / "runs"
     command = [PROGRAM, "sweep", str(file), "--storage", str(storage)]
@@ -60,10 +60,9 @@ def test_a_search_goes_on_where_its_driver_was_killed(tmp_path: Path) -> None:
     assert all(record.read()[0] == log for record, log in before.items()), "what was finished is not run again"
     assert max(Counter(record.recipe for record in records).values()) == 1
     phases = Counter((one["phase"], one["rung"]) for one in (record.about["trial"] for record in records))
-    assert phases["search", 0] == 6
-    assert phases["promotion", 1] >= 3
-    assert phases["promotion", 2] >= 1
-    assert phases["confirmation", 2] == 2
+    assert phases["search", 0] == 4
+    assert phases["promotion", 1] >= 2
+    assert phases["confirmation", 1] == 2
     for record in records:
         epochs = [entry["epoch"] for entry in record.entries("epoch")]
         assert epochs == list(range(1, 2 * 2 ** record.about["trial"]["rung"] + 1)), "a complete run of its length"
@@ -78,7 +77,7 @@ def test_a_population_learns_from_its_best(tmp_path: Path) -> None:
     file.write_text(
         HEAD
         + "SWEEP = Sweep(space={'optimizer.lr': LogUniform(1e-7, 0.3), 'method.noise_ratio': Uniform(1, 3)},\n"
-        + "    search='random', trials=4, scheduler='pbt', grace=0.25)\n"
+        + "    search='random', trials=4, scheduler='pbt', grace=0.5)\n"
     )
     done = quench("sweep", file, "--storage", tmp_path / "runs")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -87,11 +86,11 @@ def test_a_population_learns_from_its_best(tmp_path: Path) -> None:
     worst = min(records, key=lambda record: record.recipe.optimizer.lr)
     assert worst.recipe.optimizer.lr < 1e-3, "far too low to learn anything"
     assert worst.entries("change"), "so it has gone on from another"
-    assert worst.entries("epoch")[-1]["metrics"]["clean_accuracy"] > 0.3
+    assert worst.entries("epoch")[-1]["metrics"]["clean_accuracy"] > 0.2
     for record in records:
-        assert [entry["epoch"] for entry in record.entries("epoch")] == list(range(1, 9))
+        assert [entry["epoch"] for entry in record.entries("epoch")] == list(range(1, 5))
         for change in record.entries("change"):
-            assert change["epoch"] in (2, 4, 6)
+            assert change["epoch"] == 2
             assert 1e-7 <= change["to"]["optimizer.lr"] <= 0.3
             assert 1 <= change["to"]["method.noise_ratio"] <= 3
             assert change["of"] != record.name

@@ -85,7 +85,7 @@ def seconds_axis(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.grid(alpha=0.3)
     low, high = axes.get_xlim()
-    decades = log10(high / low)
+    decades = log10(high / low) if 0 < low < high else 0.0  # an empty panel has limits of its own
     if decades < 0.5:  # too few round numbers for a logarithmic axis
         axes.set_xscale("linear")
         axes.xaxis.set_major_locator(MaxNLocator(5))
