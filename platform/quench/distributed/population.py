@@ -61,7 +61,7 @@ class _Members(PopulationBasedTraining):
     interval: float
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        values = flatten(_record(trial).recipe_now)
+        values = flatten(record_of(trial).recipe_now)
         trial.config.update({key: values[key] for key in self.space})
         super().on_trial_add(tune_controller, trial)
 
@@ -76,7 +76,7 @@ class _Members(PopulationBasedTraining):
     def _get_new_config(self, trial: Trial, trial_to_clone: Trial) -> tuple[dict[str, Any], dict[str, Any]]:
         new, operations = super()._get_new_config(trial, trial_to_clone)
         numbers = {key: _within(values, new[key]) for key, values in self.space.items()}
-        _record(trial).go_on_from(_record(trial_to_clone), numbers)
+        record_of(trial).go_on_from(record_of(trial_to_clone), numbers)
         return {**new, **numbers, "record": trial.config["record"]}, operations
 
 
@@ -94,5 +94,6 @@ def _within(values: object, number: Any) -> Any:
     return min(max(number, getattr(values, "low")), getattr(values, "high")) if ranged else number  # noqa: B009
 
 
-def _record(tried: Trial) -> Record:
+def record_of(tried: Trial) -> Record:
+    """What a trial of Tune's carries out."""
     return Record(Path(tried.config["record"]))

@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 from quench import trial
 from quench.campaign import Campaign
 from quench.distributed.cluster import Cluster
-from quench.distributed.population import population
+from quench.distributed.population import population, record_of
 from quench.distributed.train import RESTARTS, reports, train_data_parallel
 from quench.record import Record
 from quench.training.budgets import Budget
@@ -107,11 +107,7 @@ def _trial(config: dict[str, Any]) -> None:
 
 
 def _folder(tried: Trial) -> str:
-    return f"{_record(tried).directory.name}-{tried.trial_id}"
-
-
-def _record(tried: Trial) -> Record:
-    return Record(Path(tried.config["record"]))
+    return f"{record_of(tried).directory.name}-{tried.trial_id}"
 
 
 class _Next(Searcher):
@@ -142,7 +138,7 @@ class _Outcome(tune.Callback):
         self._campaign = campaign
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        record = _record(trial)
+        record = record_of(trial)
         if self._campaign.over:
             record.settle("interrupted", "the time budget is spent")
         record.settle("stopped", "by the scheduler")
@@ -150,8 +146,8 @@ class _Outcome(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         lines = str(trial.get_error()).strip().splitlines()
-        _record(trial).settle("failed", lines[-1] if lines else "its process died; see the Ray logs")
-        self._campaign.ended(_record(trial), died=True)
+        record_of(trial).settle("failed", lines[-1] if lines else "its process died; see the Ray logs")
+        self._campaign.ended(record_of(trial), died=True)
 
 
 class _Deadline(tune.Stopper):
@@ -180,9 +176,9 @@ class _Asha(FIFOScheduler):
         self._races: dict[tuple[str, Budget], ASHAScheduler] = {}
         for record in campaign.made.records:
             past = cast("Trial", SimpleNamespace(trial_id=str(record.directory)))
+            race = self._race(record.recipe)
+            race.on_trial_add(cast("Any", None), past)
             for entry in record.entries("epoch"):
-                race = self._race(record.recipe)
-                race.on_trial_add(cast("Any", None), past)
                 race.on_trial_result(cast("Any", None), past, entry["metrics"])
 
     def _race(self, recipe: Recipe) -> ASHAScheduler:
@@ -201,14 +197,14 @@ class _Asha(FIFOScheduler):
         return self._races[key]
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        self._race(_record(trial).recipe).on_trial_add(tune_controller, trial)
+        self._race(record_of(trial).recipe).on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        recipe = _record(trial).recipe
+        recipe = record_of(trial).recipe
         decision = self._race(recipe).on_trial_result(tune_controller, trial, result)
         # At its last epoch a trial is not stopped: it ends by itself, evaluation included.
         budget = recipe.budget
         return TrialScheduler.CONTINUE if result.get(budget.measure, 0) >= budget.amount else decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        self._race(_record(trial).recipe).on_trial_complete(tune_controller, trial, result)
+        self._race(record_of(trial).recipe).on_trial_complete(tune_controller, trial, result)
