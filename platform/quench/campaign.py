@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +47,7 @@ class Campaign:
         """Whether images of any run are decoded while it trains."""
         return any(recipe.data.streams for recipe in self._recipes())
 
-    @property
+    @cached_property
     def recipe(self) -> Recipe:
         """The experiment's, over which the trials' values are laid."""
         return decode(Recipe, self.made.about["recipe"])

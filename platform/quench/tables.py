@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
@@ -39,7 +39,7 @@ def trade_off_table(frame: pd.DataFrame) -> Table:
         table.add_row(
             str(row["threat"]),
             f"{row['configuration']} {'*' if row['on_front'] else ''}",
-            ", ".join([str(row["seeds"]), *(f"{row[key]} {key}" for key in ("lost", "unreliable") if row[key])]),
+            _seeds(row),
             f"{row['train_seconds']:.2f}",
             f"{row['clean']:.1%}",
             f"{row['robust']:.1%} ({100 * row['robust_min']:.1f} - {100 * row['robust_max']:.1f})",
@@ -71,7 +71,7 @@ def confirmed_table(frame: pd.DataFrame) -> Table:
             str(row["configuration"]),
             f"{row['found']:.1%}",
             f"{row['again']:.1%}",
-            ", ".join([str(row["seeds"]), *(f"{row[key]} {key}" for key in ("lost", "unreliable") if row[key])]),
+            _seeds(row),
             f"{row['train_seconds']:.2f}",
             f"{row['clean']:.1%}",
             str(Share(row["robust"], row["robust_low"], row["robust_high"])),
@@ -82,6 +82,11 @@ def confirmed_table(frame: pd.DataFrame) -> Table:
     )
     table.caption_justify = "left"
     return table
+
+
+def _seeds(row: Mapping[Any, Any]) -> str:
+    """`5, 1 lost`"""
+    return ", ".join([str(row["seeds"]), *(f"{row[key]} {key}" for key in ("lost", "unreliable") if row[key])])
 
 
 def comparison_table(first: str, second: str, found: Mapping[str, Mapping[str, Comparison]]) -> Table:

@@ -12,11 +12,8 @@ from quench.errors import InvalidValue, require
 from quench.sweep import Choice, Phase, Sweep
 from quench.sweep.search import GridSearch, OptunaSearch, Outcome, RandomSearch, Search
 from quench.sweep.space import Assignment, Space, enumerated
-from quench.sweep.trials import Trial, build, configuration, words_for
+from quench.sweep.trials import REFUSALS, Trial, build, configuration, words_for
 from quench.training.recipe import Recipe
-
-REFUSALS = 1000
-"""configurations in a row that may be refused before a search is given up"""
 
 
 class _Stage(NamedTuple):

@@ -14,6 +14,9 @@ from quench.sweep import Phase, Sweep
 from quench.sweep.space import Assignment, from_data, to_data
 from quench.training.recipe import Recipe
 
+REFUSALS = 1000
+"""configurations that constraints may refuse, for each that they allow, before a search is given up"""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -56,7 +59,10 @@ def trials(recipe: Recipe, sweep: Sweep) -> list[Trial]:
         if not all(map(sweep.allows, made)):
             refused += 1
             require(
-                refused < 1000 * (candidates + 1), "constraints", sweep.constraints, "refuse nearly all that is drawn"
+                refused < REFUSALS * (candidates + 1),
+                "constraints",
+                sweep.constraints,
+                "refuse nearly all that is drawn",
             )
             continue
         found += [Trial("", one, candidate=candidates, assignment=assignment) for one in made]
