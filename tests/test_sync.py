@@ -36,7 +36,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from dataclasses import replace
 from conftest import tiny_recipe
 from quench.training.budgets.epochs import Epochs
-RECIPE = replace(tiny_recipe(), budget=Epochs(40))
+RECIPE = replace(tiny_recipe(), budget=Epochs(80))
 """
 
 
@@ -85,13 +85,17 @@ def test_servers_and_programs_may_die_and_mlflow_still_equals_the_logs(tmp_path:
     def epochs() -> int:
         return len(record.entries("epoch"))
 
+    def pause(driver: int, after: int) -> None:
+        """Else the run would be over before MLflow has heard of it."""
+        wait_for(lambda: epochs() > after, 60)
+        os.kill(driver, signal.SIGSTOP)
+
     with serving(tmp_path, port):
         driver = fork(lambda: main(["train", str(tmp_path / "tiny.py"), *words]))
         wait_for(lambda: list(tmp_path.glob("runs/*/recipe.json")), 60)
         (record,) = everything(tmp_path / "runs")
         assert isinstance(record, Record)
-        wait_for(lambda: epochs() > 2, 60)
-        os.kill(driver, signal.SIGSTOP)  # it would be over before MLflow has heard of it
+        pause(driver, after=2)
         wait_for(lambda: client.search_runs(["1", "2"]), 60)
         said = quench_here("sync", *words)
         assert "left to the process that is carrying it out" in said.stdout
@@ -101,7 +105,7 @@ def test_servers_and_programs_may_die_and_mlflow_still_equals_the_logs(tmp_path:
     os.kill(driver, signal.SIGKILL)
     assert exit_code(driver) == -signal.SIGKILL
     assert record.status == "running"
-    assert epochs() < 40, "the test must kill it before its end"
+    assert epochs() < 80, "the test must kill it before its end"
     refused = quench_here("sync", *words)
     assert refused.returncode == 2
     assert "MLflow cannot be written" in refused.stderr
@@ -112,8 +116,11 @@ def test_servers_and_programs_may_die_and_mlflow_still_equals_the_logs(tmp_path:
         found = client.get_run(run)
         assert (found.info.status, found.data.tags["status"]) == ("KILLED", "interrupted")
         assert_equals_its_log(client, record)
+        before = epochs()
         driver = fork(lambda: main(["resume", *words]))
+        pause(driver, after=before)
         wait_for(lambda: client.get_run(run).info.status == "RUNNING", 60)
+        os.kill(driver, signal.SIGCONT)
     exit_code(driver)
     assert record.status == "finished"
     elsewhere = f"sqlite:///{tmp_path}/elsewhere.db"
@@ -122,7 +129,7 @@ def test_servers_and_programs_may_die_and_mlflow_still_equals_the_logs(tmp_path:
     other = MlflowClient(tracking_uri=elsewhere)
     assert_equals_its_log(other, record)
     assert other.get_run(find(other, record.about["id"])).info.status == "FINISHED"
-    assert [entry["epoch"] for entry in record.entries("epoch")] == list(range(1, 41))
+    assert [entry["epoch"] for entry in record.entries("epoch")] == list(range(1, 81))
     assert_the_model_is_the_runs(record, elsewhere, tmp_path)
 
 
