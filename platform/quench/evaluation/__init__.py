@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quench.allocator import keep_freed_memory
 from quench.attacks import Attack, Precision, Victim
 from quench.datasets import Batch, Examples
 from quench.evaluation.intervals import Share, wilson
@@ -103,6 +104,7 @@ class Examination:
 
         Each rank takes its share; all of them get all verdicts.
         """
+        keep_freed_memory()
         index = index.to(split.labels.device)
         mine = torch.arange(ranks.rank, len(index), ranks.size, device=index.device)
         victim = Victim(model, self.batch_size, self.precision)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from quench.allocator import keep_freed_memory
 from quench.attacks import Attack
 from quench.datasets import Data, Examples
 from quench.evaluation import Examination, RobustnessReport, evaluate
@@ -84,6 +85,7 @@ def fit(
     from `data`. Raises `FloatingPointError` when the loss is no longer finite, and after the last report
     `CatastrophicOverfitting` if the run is lost to that.
     """
+    keep_freed_memory()
     held_out = _HeldOut(state, recipe, data.validation.to(state.device), ranks)
     feed = feed or feed_of(data.train.to(state.device), recipe)
     state.clock.workers = ranks.size
