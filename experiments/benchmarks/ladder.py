@@ -1,0 +1,90 @@
+"""Our own update, with the settings that a ladder from the published loop turns on one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from published import Steps
+
+from quench.allocator import keep_freed_memory
+from quench.datasets import ImageSpec, Split
+from quench.datasets.digits import Digits
+from quench.geometry.l2 import L2
+from quench.geometry.linf import Linf
+from quench.methods import Method
+from quench.methods.fgsm_rs import FGSMRS
+from quench.models import Model
+from quench.models.preact_resnet import PreActResNet
+from quench.models.small_cnn import SmallCNN
+from quench.ranks import Ranks
+from quench.threat_model import ThreatModel
+from quench.training.budgets.epochs import Epochs
+from quench.training.epoch import Training
+from quench.training.overfitting import Guard, Watch
+from quench.training.recipe import SGD, Augmentation, Recipe
+from quench.training.state import TrainState
+from quench.training.streaming import feed_of
+
+SPEC = ImageSpec((3, 32, 32), 10, (0.5,) * 3, (0.25,) * 3)
+MODELS: dict[str, tuple[Model, int]] = {"small_cnn": (SmallCNN(), 128), "preact_resnet": (PreActResNet(), 32)}
+"""network and batch"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ours:
+    """quench's own epoch, with the settings that the ladder turns on one by one."""
+
+    method: Method = FGSMRS()  # noqa: RUF009 - immutable
+    threat: ThreatModel = ThreatModel(norm=Linf(), epsilon=8 / 255)  # noqa: RUF009
+    fused: bool = True
+    channels_last: bool = True
+    keep: bool = True
+    precision: Any = "bfloat16"
+    compile: bool = False
+    guard: bool = True
+
+    def steps(self, network: Model, batch_size: int, split: Split) -> Steps:
+        recipe = Recipe(
+            data=Digits(),
+            model=network,
+            threat=self.threat,
+            method=self.method,
+            budget=Epochs(10_000),
+            batch_size=batch_size,
+            optimizer=SGD(lr=0.01),
+            augmentation=Augmentation(padding=4, flip=True),
+            precision=self.precision,
+            channels_last=self.channels_last,
+            compile=self.compile,
+            guard=Guard(action="record" if self.guard else "off"),
+        )
+        if self.keep:
+            keep_freed_memory()
+        state = TrainState.initial(recipe, SPEC, torch.device("cpu"))
+        if not self.fused:
+            group = state.optimizer.param_groups[0]
+            kept = {key: group[key] for key in ("lr", "momentum", "nesterov", "weight_decay")}
+            state.optimizer = torch.optim.SGD(state.model.parameters(), **kept)
+        watch = Watch(recipe.guard, state, lambda model, attack: (0.0, 0.0), Ranks())
+        model: Any = torch.compile(state.model) if self.compile else state.model
+        training = Training(state, model, recipe, len(split), feed_of(split, recipe), Ranks(), watch, save=None)
+
+        def epoch() -> None:
+            training.epoch()
+
+        return epoch
+
+
+L2_HALF = ThreatModel(norm=L2(), epsilon=0.5)
+PLAIN = Ours(fused=False, channels_last=False, keep=False, precision="float32", guard=False)
+LADDER = {
+    "input gradients only, images resident, augmented at once, nothing fetched": PLAIN,
+    "+ the guard's watch": replace(PLAIN, guard=True),
+    "+ fused optimizer": replace(PLAIN, guard=True, fused=True),
+    "+ channels_last": replace(PLAIN, guard=True, fused=True, channels_last=True),
+    "+ freed memory kept": Ours(precision="float32"),
+    "+ bfloat16 (quench)": Ours(),
+    "+ compile": Ours(compile=True),
+}

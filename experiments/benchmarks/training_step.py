@@ -1,0 +1,186 @@
+"""How long an update of fast adversarial training takes, here and elsewhere, and what each of our settings brings.
+
+    python experiments/benchmarks/training_step.py [--model small_cnn preact_resnet] [--repeats 5] [--out FILE]
+
+Work:     linf 8/255, one step from a random start, the same network, batch and random images of CIFAR-10's size;
+          seconds are those of an epoch of a few updates, batches and augmentation included, for each update.
+Peers:    fast_adversarial's loop, rebuilt; ART's and torchattacks' own code, if they are installed (`published.py`).
+Ladder:   from the published loop to ours, one setting more in each row; then ours on other methods.
+Fairness: each contender is a process of its own, and they take turns, so that a slow minute hits all of them, and
+          none has what another did to the process.
+Bound:    the update's operations over this machine's rate at large matrix products in the same precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import published
+import torch
+from ladder import L2_HALF, LADDER, MODELS, SPEC, Ours
+from published import Steps
+
+from quench.catalogue import name_of
+from quench.datasets import Split
+from quench.durable import write_json
+from quench.methods.n_fgsm import NFGSM
+from quench.methods.standard import Standard
+from quench.models import Model
+from quench.speed import CountFlops
+from quench.trial import machine
+
+
+@dataclass(frozen=True)
+class Peer:
+    loop: Callable[..., Steps]
+
+    def steps(self, network: Model, batch_size: int, split: Split) -> Steps:
+        return self.loop(network.build(SPEC, 0), split.images, split.labels, batch_size)
+
+
+CONTENDERS: dict[str, Ours | Peer] = {
+    "fast_adversarial's loop": Peer(published.fast_adversarial),
+    **({"ART": Peer(published.art)} if find_spec("art") else {}),
+    **({"torchattacks": Peer(published.torchattacks)} if find_spec("torchattacks") else {}),
+    **LADDER,
+    "quench, N-FGSM": Ours(method=NFGSM()),
+    "quench, l2 0.5": Ours(threat=L2_HALF),
+    "standard training, the usual loop": Peer(published.standard),
+    "standard training, quench": Ours(method=Standard()),
+}
+
+
+def contend(name: str, model: str, updates: int, threads: int, line: Connection) -> None:
+    """In a process of its own: an epoch, and what it took, whenever it is asked for."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    network, batch_size = MODELS[model]
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (updates * batch_size, 3, 32, 32), dtype=torch.uint8, generator=rng)
+    split = Split(images, torch.randint(0, 10, (len(images),), generator=rng))
+    epoch = CONTENDERS[name].steps(network, batch_size, split)
+    while line.recv():
+        started = time.perf_counter()
+        epoch()
+        seconds = (time.perf_counter() - started) / updates
+        line.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+@contextmanager
+def contender(*words: Any) -> Any:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=contend, args=(*words, there), daemon=True)
+    process.start()
+    try:
+
+        def turn() -> tuple[float, float]:
+            here.send(True)
+            return here.recv()
+
+        turn()  # the first one is slow
+        yield turn
+    finally:
+        here.send(False)
+        process.join()
+
+
+def flops(model: str) -> float:
+    """Of our update, for each image."""
+    network, _ = MODELS[model]
+    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    with CountFlops() as count:
+        Ours(precision="float32", keep=False).steps(network, 2, Split(images, torch.zeros(2, dtype=torch.int64)))()
+    return count.total / 2
+
+
+def rate(dtype: torch.dtype) -> float:
+    """Operations a second in products of square matrices that the caches hold; the best of several."""
+    a = torch.rand(1024, 1024).to(dtype)
+    best = float("inf")
+    for _ in range(20):
+        started = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - started)
+    return 2 * 1024**3 / best
+
+
+def table(model: str, repeats: int, updates: int, threads: int) -> list[dict[str, Any]]:
+    """Rows: each contender's milliseconds for an update, its ratio to the published loop's, peak memory."""
+    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    memory: dict[str, float] = {}
+    for _ in range(repeats):
+        for name in CONTENDERS:
+            # Begun anew for every turn: a dozen of them at once would not leave the caches and memory alone.
+            with contender(name, model, updates, threads) as turn:
+                for _ in range(2):
+                    took, memory[name] = turn()
+                    seconds[name].append(took)
+            print(f"{model} {name}: {1e3 * seconds[name][-1]:.1f} ms an update", flush=True)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    bounds = {dtype: MODELS[model][1] * flops(model) / rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    rows: list[dict[str, Any]] = []
+    for name, median in medians.items():
+        ours = CONTENDERS[name]
+        low = isinstance(ours, Ours) and ours.precision == "bfloat16"
+        adversarial = "standard" not in name
+        share = bounds[torch.bfloat16 if low else torch.float32] / median if adversarial else None
+        rows.append(
+            {
+                "model": model,
+                "batch": MODELS[model][1],
+                "step": name,
+                "milliseconds": round(1e3 * median, 1),
+                "lowest": round(1e3 * min(seconds[name]), 1),
+                "highest": round(1e3 * max(seconds[name]), 1),
+                "times faster": round(medians["fast_adversarial's loop"] / median, 2),
+                "share of matrix rate": None if share is None else round(share, 2),
+                "peak MB": round(memory[name]),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--updates", type=int, default=4, help="in a turn")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="a JSON file for the result")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    packages = {"torch": "torch", "adversarial-robustness-toolbox": "art", "torchattacks": "torchattacks"}
+    about = {
+        **machine(torch.device("cpu")),
+        "threads": asked.threads,
+        **{package: version(package) for package, module in packages.items() if find_spec(module)},
+        "rates": {str(dtype): round(rate(dtype) / 1e9) for dtype in (torch.float32, torch.bfloat16)},
+        "threat": str(Ours().threat),
+        "method": name_of(Ours().method),
+        "n": 2 * asked.repeats,
+        "seed": 0,
+    }
+    print(json.dumps(about))
+    rows = [row for model in asked.model for row in table(model, asked.repeats, asked.updates, asked.threads)]
+    for row in rows:
+        print("  ".join(f"{key} {value}" for key, value in row.items()))
+    if asked.out:
+        write_json(asked.out, {"machine": about, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
