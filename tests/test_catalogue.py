@@ -13,7 +13,7 @@ from quench.training.schedules import Schedule
 
 FAMILIES: dict[type[Plugin], set[str]] = {
     Attack: {"apgd", "autoattack", "fab", "pgd", "pyautoattack", "square"},
-    Dataset: {"cifar", "digits", "image_folder", "parquet", "restricted_imagenet"},
+    Dataset: {"cifar", "digits", "image_folder", "parquet", "restricted_imagenet", "subset"},
     Geometry: {"l1", "l2", "linf"},
     Budget: {"epochs", "seconds"},
     Method: {

@@ -39,9 +39,15 @@ def loader(images: Tensor, labels: Tensor, batch_size: int) -> DataLoader[tuple[
     return DataLoader(dataset, batch_size, shuffle=True, drop_last=True)
 
 
-def fast_adversarial(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Steps:
+def fast_adversarial(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int,
+    learning_rate: Callable[[], float | None] = lambda: 0.01,
+) -> Steps:
     """FGSM-RS of arXiv 2001.03994: noise channel by channel, weight gradients in the attack's pass too, two passes in
-    train mode, loss and accuracy fetched after every update."""
+    train mode, loss and accuracy fetched after every update. It ends where there is no learning rate any more."""
     optimizer = sgd(model)
     batches, channels = loader(images, labels, batch_size), images.shape[1]
 
@@ -49,6 +55,9 @@ def fast_adversarial(model: nn.Module, images: Tensor, labels: Tensor, batch_siz
         model.train()
         loss_sum = right = 0.0
         for x, y in batches:
+            if (rate := learning_rate()) is None:
+                return
+            optimizer.param_groups[0]["lr"] = rate
             delta = torch.zeros_like(x)
             for channel in range(channels):
                 delta[:, channel].uniform_(-EPSILON, EPSILON)
