@@ -1,11 +1,11 @@
 """Measurements on one GPU, stage by stage; see gpu.sh.
 
-    roofline   what the GPU can do at most, and how near updates come, setting by setting
-    epoch      train seconds of an epoch of PreActResNet-18, FGSM-RS and N-FGSM
-    search     candidate recipes for the goals, judged on held-out images
-    time_to    seconds to 45 % under PGD-50-10 (linf 8/255), 49 % under AutoAttack, 70 % under PGD-50-10 (l2 128/255):
-               the search's choice, fresh seeds, test images
-    tests      python -m pytest -m gpu
+roofline   what the GPU can do at most, and how near updates come, setting by setting
+epoch      train seconds of an epoch of PreActResNet-18, FGSM-RS and N-FGSM
+search     candidate recipes for the goals, judged on held-out images
+time_to    seconds to 45 % under PGD-50-10 (linf 8/255), 49 % under AutoAttack, 70 % under PGD-50-10 (l2 128/255):
+           the search's choice, fresh seeds, test images
+tests      python -m pytest -m gpu
 """
 
 from __future__ import annotations

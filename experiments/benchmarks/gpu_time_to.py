@@ -12,13 +12,14 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
-from fast_cifar10_linf8 import RECIPE
 from gpu_setup import Rows, adapted, read
 from torch import Tensor
 
+from fast_cifar10_linf8 import RECIPE
 from quench import ThreatModel
 from quench.attacks import Attack, Precision
 from quench.attacks.apgd_ce_t import APGDCET
@@ -142,7 +143,7 @@ def trained(asked: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], 
         ends += [report.train_seconds for report in fit(state, recipe, data)]
     except CatastrophicOverfitting:
         lost = True
-    epochs = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    epochs = [after - before for before, after in pairwise(ends)]
     usual = statistics.median(epochs[1:] or epochs)
     row = {
         "train_seconds": round(sum(epochs), 2),
