@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from gpu_one_graph import OneGraph
 from gpu_setup import Made, Rows, adapted, settled
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -42,6 +43,7 @@ LADDER: dict[str, dict[str, Any]] = {
     "captured update": {"mode": "captured"},
     "compiled": {"mode": "default", "benchmark": False},
     "compiled, CUDA graphs": {"mode": "reduce-overhead"},
+    "compiled as one graph": {"mode": "one graph"},
 }
 """each with what those before it have; a captured update is one launch, its batch always the same: a bound"""
 
@@ -59,7 +61,7 @@ def roofline(asked: argparse.Namespace) -> None:
             setting = dict(PLAIN)
             for step, change in LADDER.items():
                 setting |= change
-                if not asked.compile and step.startswith("compiled"):
+                if step.startswith("compiled") and (not asked.compile or (name == "standard" and "one" in step)):
                     continue
                 if rows.late():
                     return
@@ -176,6 +178,8 @@ def update_seconds(
 
 def begun(asked: argparse.Namespace, recipe: Recipe, images: int | None = None, mode: str = "eager") -> Training:
     """A training by `recipe` on all its images, or on so many made up ones; not guarded then."""
+    if mode == "one graph" and isinstance(recipe.method, FGSMRS | NFGSM):
+        recipe = replace(recipe, method=OneGraph(method=recipe.method))
     data = (recipe.data if images is None else Made(images=images + 1)).load(1 if images else recipe.validation)
     guard = recipe.guard if images is None else Guard(action="off")
     recipe = replace(recipe, guard=guard, budget=Epochs(1000))
