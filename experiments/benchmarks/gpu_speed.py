@@ -32,7 +32,7 @@ from quench.training.recipe import Recipe
 from quench.training.state import TrainState
 from quench.training.streaming import feed_of
 
-METHODS: dict[str, Method] = {"fgsm_rs": FGSMRS(), "n_fgsm": NFGSM(), "standard": Standard()}
+METHODS: dict[str, Method] = {"n_fgsm": NFGSM(), "fgsm_rs": FGSMRS(), "standard": Standard()}
 PLAIN: dict[str, Any] = {"tf32": False, "precision": "float32", "channels_last": False, "benchmark": False}
 LADDER: dict[str, dict[str, Any]] = {
     "float32": {},
