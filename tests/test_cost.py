@@ -20,8 +20,9 @@ from quench.config import override
 from quench.cost import Cost, Estimate, estimate
 from quench.datasets import Split
 from quench.evaluation import judge
+from quench.flops import CountFlops
 from quench.geometry.linf import Linf
-from quench.speed import CountFlops, Machine, Unshakable
+from quench.speed import Machine, Unshakable
 from quench.tables import cost_table
 from quench.threat_model import ThreatModel
 from quench.training.loop import fit

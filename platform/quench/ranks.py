@@ -38,6 +38,12 @@ class Ranks:
             dist.all_reduce(value)
         return value
 
+    def mean(self, value: float, device: torch.device) -> float:
+        """Of the workers' values, the same on all of them; one worker's is its own, and no device is asked."""
+        if self.size == 1:
+            return value
+        return float(self.total(torch.tensor(value, dtype=torch.float64, device=device))) / self.size
+
     def wait(self) -> None:
         """Until all workers are here."""
         if self.size > 1:

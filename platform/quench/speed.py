@@ -19,8 +19,6 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from quench.attacks import Attack, Victim
 from quench.attacks.pgd import ascend
@@ -29,6 +27,7 @@ from quench.config import flatten
 from quench.datasets import Data, ImageSpec, Split
 from quench.evaluation import evaluating, judge
 from quench.evaluation.reliability import flags
+from quench.flops import CountFlops
 from quench.protocol import BLACK_BOX, white_box
 from quench.ranks import Ranks
 from quench.training.budgets.epochs import Epochs
@@ -44,19 +43,6 @@ FEW = 2
 BUSY = 0.25
 """seconds of work at once that show a device's full speed: no need to wait for larger batches"""
 T = TypeVar("T")
-
-
-class CountFlops(TorchDispatchMode):
-    """Floating-point operations by torch's own formulas. torch's FlopCounterMode also follows modules,
-    which `autograd.grad` with respect to an input breaks."""
-
-    total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func._overloadpacket in flop_registry:
-            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
-        return out
 
 
 @dataclass

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from quench.catalogue import name_of
-from quench.config import decode
 from quench.errors import InvalidValue, require
 from quench.geometry import Geometry
 
@@ -32,6 +31,8 @@ class ThreatModel:
     @staticmethod
     def parse(text: str, key: str = "threats") -> ThreatModel:
         """`linf:8/255`, `l2:0.5`, `l1:12`. Raises `InvalidValue` for anything else."""
+        from quench.config import decode  # not needed to train
+
         norm, colon, epsilon = text.partition(":")
         require(bool(colon), key, text, "must be NORM:EPSILON, such as linf:8/255")
         try:

@@ -14,11 +14,11 @@ from quench.attacks.pyautoattack import PyAutoAttack
 from quench.attacks.square import Square
 from quench.catalogue import members, name_of
 from quench.datasets import Batch
+from quench.flops import CountFlops
 from quench.geometry import Geometry
 from quench.geometry.l1 import L1
 from quench.geometry.linf import Linf
 from quench.models.small_cnn import SmallCNN
-from quench.speed import CountFlops
 from quench.threat_model import ThreatModel
 
 NORMS = [member() for member in members(Geometry).values()]
@@ -156,3 +156,23 @@ def test_input_gradient_is_per_example_and_costs_two_forward_passes(digits_model
     with CountFlops() as both:
         input_gradient(model, batch.x, batch.y)
     assert both.total == 2 * forward.total > 0
+
+
+def test_verdicts_are_float32_in_earnest_and_crafting_as_torch_is_set_to() -> None:
+    convolutions, products = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    seen: list[tuple[str, str]] = []
+
+    class Watched(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append((convolutions.fp32_precision, products.fp32_precision))
+            return x.flatten(1)
+
+    torch.set_float32_matmul_precision("high")
+    try:
+        victim = Victim(Watched())
+        victim.logits(torch.rand(2, 1, 2, 2))
+        victim.gradient(torch.rand(2, 1, 2, 2), lambda logits: logits.sum(1))
+        assert seen == [("ieee", "ieee"), ("tf32", "tf32")]
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")

@@ -11,6 +11,7 @@ from quench.catalogue import members, name_of
 from quench.context import SIGNALS, signals
 from quench.datasets import Batch
 from quench.datasets.digits import Digits
+from quench.flops import CountFlops
 from quench.geometry import Geometry
 from quench.geometry.l2 import L2
 from quench.geometry.linf import Linf
@@ -26,7 +27,6 @@ from quench.methods.n_fgsm import NFGSM
 from quench.methods.pgd import PGDTraining
 from quench.methods.standard import Standard
 from quench.models.small_cnn import SmallCNN
-from quench.speed import CountFlops
 from quench.threat_model import ThreatModel
 
 METHODS = [member() for member in members(Method).values()]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,11 +28,12 @@ class Victim:
     batch_size: int = 250
     """examples that go through the model at once"""
     precision: Precision = "float32"
-    """arithmetic of crafting; verdicts are always float32's"""
+    """arithmetic of crafting (float32: as torch's settings have it, by default TF32 in a GPU's convolutions); verdicts
+    are always those of float32 in earnest"""
 
     def logits(self, x: Tensor) -> Tensor:
         """What verdicts are made from: `(N, classes)` float32, with any number of examples."""
-        with torch.no_grad():
+        with torch.no_grad(), exactly():
             return torch.cat([self.model(_for_convolutions(part)).float() for part in x.split(self.batch_size)])
 
     def scores(self, x: Tensor) -> Tensor:
@@ -75,6 +77,32 @@ class Attack(Plugin):
 
         Raises `InvalidValue` if it is not defined for this threat model or number of classes.
         """
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """float32 products of float32 factors, whatever torch is set to: it may round them to 10 bits on a GPU (TF32; in
+    convolutions it does by default), and to 7 on a CPU (bfloat16)."""
+    before = [(place, name, getattr(place, name)) for place, name, _ in _ROUNDING]
+    try:
+        for place, name, exact in _ROUNDING:
+            setattr(place, name, exact)
+        yield
+    finally:
+        for place, name, value in before:
+            setattr(place, name, value)
+
+
+def _rounding() -> list[tuple[Any, str, object]]:
+    """Where torch is told how to multiply float32, under which name, and what makes it exact."""
+    backends: Any = torch.backends
+    if hasattr(backends.cudnn, "conv"):  # since torch 2.9
+        places = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
+        return [(place, "fp32_precision", "ieee") for place in places]
+    return [(backends.cudnn, "allow_tf32", False), (backends.cuda.matmul, "allow_tf32", False)]
+
+
+_ROUNDING = _rounding()
 
 
 def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

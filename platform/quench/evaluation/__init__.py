@@ -25,8 +25,7 @@ CHUNK = 4
 class RobustnessReport:
     """Verdicts on examples of one split under one threat model; of all of them, or of a random sample.
 
-    They are given in eval mode and in float32 (on GPUs whose convolutions use TF32 by default, in that), whatever
-    the `precision` of crafting.
+    They are given in eval mode and in float32, without TF32, whatever the `precision` of crafting.
     """
 
     threat: ThreatModel

@@ -40,7 +40,7 @@ class SORA(Method):
 
     def losses(self, model: nn.Module, batch: Batch, threat: ThreatModel, context: Context) -> Iterator[Tensor]:
         x, y = batch.x, batch.y
-        linearity = context.memory.get("linearity", x.new_tensor(0.99))
+        linearity = context.memory.get("linearity", x.new_full((), 0.99))
         shorter = (self.tolerance / (1 - linearity).clamp_min(1e-6)).clamp_max(1)
         eta = context.random_start(threat, x)
         step = threat.step(context.gradient(model, x + eta, y), self.step_ratio)

@@ -122,7 +122,9 @@ def _cropped(x: Tensor, draws: Tensor, least: float) -> Tensor:
     none = torch.zeros_like(left)
     across = torch.stack([(right - left) / width, none, (left + right) / width - 1], 1)
     down = torch.stack([none, (bottom - top) / height, (top + bottom) / height - 1], 1)
-    grid = F.affine_grid(torch.stack([across, down], 1).to(x.device), list(x.shape), align_corners=False)
+    grid = F.affine_grid(
+        torch.stack([across, down], 1).to(x.device, non_blocking=True), list(x.shape), align_corners=False
+    )
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 

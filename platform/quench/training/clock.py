@@ -25,11 +25,14 @@ class Clock:
     @property
     def seconds(self) -> float:
         """The reading, once everything that was asked of the device is done."""
-        if self._started is None:
-            return self._before
-        if self.device.type == "cuda":
+        if self._started is not None and self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return self._before + time.perf_counter() - self._started
+        return self.on_host
+
+    @property
+    def on_host(self) -> float:
+        """The reading now, with whatever the device has still to do."""
+        return self._before if self._started is None else self._before + time.perf_counter() - self._started
 
     @property
     def gpu_seconds(self) -> float:
@@ -63,17 +66,26 @@ class Clock:
 class SharedReading:
     """A clock as all workers see it: their mean, read at every `every`-th question and kept in between.
 
-    What follows from it (learning rate, the end of the run) is then the same on all of them, and the device is
-    not stopped for it at every update.
+    What follows from it (learning rate, the end of the run) is then the same on all of them. The device is not
+    stopped for it: a reading waits for what had been asked of it at the one before, so that it is late by what is
+    asked between two readings at most.
     """
 
     def __init__(self, clock: Clock, ranks: Ranks, every: int = 10) -> None:
         self._clock, self._ranks, self._every = clock, ranks, every
         self._asked, self._reading = 0, 0.0
+        self._mark: torch.cuda.Event | None = None
 
     def __call__(self) -> float:
         if self._asked % self._every == 0:
-            own = torch.tensor(self._clock.seconds, dtype=torch.float64, device=self._clock.device)
-            self._reading = float(self._ranks.total(own)) / self._ranks.size
+            self._keep_up()
+            self._reading = self._ranks.mean(self._clock.on_host, self._clock.device)
         self._asked += 1
         return self._reading
+
+    def _keep_up(self) -> None:
+        if self._clock.device.type == "cuda":
+            if self._mark is not None:
+                self._mark.synchronize()
+            self._mark = torch.cuda.Event()
+            self._mark.record(torch.cuda.current_stream(self._clock.device))

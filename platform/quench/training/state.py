@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from quench.datasets import ImageSpec
 from quench.training.batch_norm import synchronised
@@ -28,6 +28,32 @@ class Within:
     """state of the method's generator"""
     observed: Tensor
     """(updates, 6): what `Context.observe` saw, added up over the workers"""
+
+
+class MovingAverage(AveragedModel):
+    """The exponential moving average of a model's weights and buffers; at first, what they are after an update.
+
+    torch's own moves its counter to the device at every update, and waits for that.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, use_buffers=True)
+        self._decay = decay
+
+    def update_parameters(self, model: nn.Module) -> None:
+        weight = 1 - self._decay if int(self.n_averaged) else 1.0  # the counter is on the CPU
+        mine, its = (_values(each) for each in (self.module, model))
+        torch._foreach_lerp_(mine[True], its[True], weight)  # pyright: ignore
+        torch._foreach_copy_(mine[False], its[False])  # pyright: ignore
+        self.n_averaged += 1
+
+
+def _values(model: nn.Module) -> dict[bool, list[Tensor]]:
+    """Weights and buffers: those that are numbers of any size, and those that count."""
+    found: dict[bool, list[Tensor]] = {True: [], False: []}
+    for value in (*model.parameters(), *model.buffers()):
+        found[value.is_floating_point()].append(value.detach())
+    return found
 
 
 @dataclass
@@ -90,7 +116,7 @@ class TrainState:
         )
         averaged = None
         if recipe.averaging:
-            averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging), use_buffers=True)
+            averaged = MovingAverage(model, recipe.averaging)
         return TrainState(model, optimizer, averaged, device)
 
     @property
