@@ -36,10 +36,10 @@ from published import Steps
 from quench.catalogue import name_of
 from quench.datasets import Split
 from quench.durable import write_json
+from quench.flops import CountFlops
 from quench.methods.n_fgsm import NFGSM
 from quench.methods.standard import Standard
 from quench.models import Model
-from quench.speed import CountFlops
 from quench.trial import machine
 
 
