@@ -9,7 +9,6 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
-from ray.tune.schedulers.pb2 import PB2
 
 from quench.campaign import Campaign
 from quench.config import flatten
@@ -37,7 +36,7 @@ def population(campaign: Campaign, metric: str) -> TrialScheduler:
     }
     if plan.scheduler == "pb2":
         bounds = {key: [values.low, values.high] for key, values in space.items() if isinstance(values, Uniform)}
-        scheduler: _PBT | _PB2 = _PB2(hyperparam_bounds=bounds, **common)  # pyright: ignore[reportArgumentType]
+        scheduler = _pb2(hyperparam_bounds=bounds, **common)
     else:
         scheduler = _PBT(hyperparam_mutations={key: _mutation(values) for key, values in space.items()}, **common)
     scheduler.space, scheduler.budget, scheduler.interval = space, budget, budget.amount * plan.grace
@@ -84,8 +83,11 @@ class _PBT(_Members):
     """Numbers are drawn anew, or made a fifth larger or smaller."""
 
 
-class _PB2(_Members, PB2):
+def _pb2(**options: Any) -> _Members:
     """Numbers are chosen by what a Gaussian process expects of them."""
+    from ray.tune.schedulers.pb2 import PB2  # and with it scikit-learn, which no other trial's process needs
+
+    return type("_PB2", (_Members, PB2), {})(**options)
 
 
 def _within(values: object, number: Any) -> Any:
