@@ -99,7 +99,29 @@ def scaling() -> list[str]:
     return lines
 
 
+def overhead() -> list[str]:
+    """What the platform adds to the bare loop; then what is typed most."""
+    place = HERE / "overhead.json"
+    if not place.exists():
+        return []
+    found = json.loads(place.read_text())
+    lines = ["| | epoch, s | more (least - most of the turns) | first start, s | later starts, s | MB | all |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for epoch, around in zip(found["epochs"], found["around"], strict=True):
+        more, share = epoch["wall: ms more"], epoch["wall: share more"]
+        cells = [f"`{epoch['by']}`", f"{epoch['wall']['median']:.3f}"]
+        cells += [f"{share['median']:.1%}: {more['median']:.1f} ms ({more['least']:.1f} - {more['most']:.1f})"]
+        later = around.get("start of later trials")
+        cells += [f"{around['start']['median']:.1f}", f"{later['median']:.2f}" if later else ""]
+        lines.append(f"| {' | '.join([*cells, str(around['MB, training']), str(around['MB, all'])])} |")
+    lines += ["| | seconds | of CPU | MB |", "|---|---|---|---|"]
+    for row in found["commands"]:
+        cells = [f"`{row['what']}`", *(f"{row[key]['median']:.2f}" for key in ("wall s", "cpu s"))]
+        lines.append(f"| {' | '.join([*cells, format(row['MB']['median'], '.0f')])} |")
+    return lines
+
+
 if __name__ == "__main__":
-    parts = methods("linf 0.15"), methods("l2 0.7"), guards(), features(), evaluation(), data(), scaling()
-    for lines in parts:
+    parts = methods("linf 0.15"), methods("l2 0.7"), guards(), features(), evaluation(), data(), scaling(), overhead()
+    for lines in filter(None, parts):
         print(*lines, "", sep="\n")
