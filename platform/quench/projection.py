@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -94,6 +95,7 @@ def mirrored(arguments: Namespace, record: Record) -> Iterator[Follower]:
 
 
 def _mirror(arguments: Namespace, record: Record, theirs: Connection) -> None:
+    os.nice(10)  # it starts while the training does, whose seconds count
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run says when it is over
     sinks = {"MLflow": sink(tracker_of(arguments, record.about["experiment"]))}
     with following([record], sinks) as followers, suppress(EOFError):
