@@ -45,6 +45,11 @@ REPOSITORY = Path(__file__).parents[1]
 PROGRAM = str(Path(sys.executable).parent / "quench")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long begins first, so that in the end no process of pytest-xdist waits for another."""
+    items.sort(key=lambda item: item.path.parent.name not in ("distributed", "training"))
+
+
 @pytest.fixture
 def recipe() -> Recipe:
     """Digits, a tiny network, two epochs; its evaluation is not checked, which would take longer than all else."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,13 +16,15 @@ def fork(work: Callable[[], object]) -> int:
     child = os.fork()
     if child == 0:
         code = 1
-        with suppress(BaseException):
-            try:
-                work()
-                code = 0
-            except Superseded:
-                code = 3
-        os._exit(code)
+        try:
+            work()
+            code = 0
+        except Superseded:
+            code = 3
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
     return child
 
 

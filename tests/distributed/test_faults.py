@@ -89,8 +89,8 @@ def test_whatever_is_killed_or_stopped_the_run_ends_as_if_nothing_had_been(exper
 
     storage = tmp_path / "runs"
     words = ["train", experiment, "--storage", storage, "--budget.epochs", 24, "--workers", 2, "--worker-timeout", 15]
-    # Ray Train would restart the workers itself, the first times.
-    command = [sys.executable, "-c", IMPATIENT.format("RESTARTS = 0"), *map(str, words)]
+    # Ray Train starts the workers again the first time, and the run itself the next.
+    command = [sys.executable, "-c", IMPATIENT.format("RESTARTS = 1"), *map(str, words)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, text=True) as driver:
         record = the_run(driver, storage)
         for attempt, (fault, first) in enumerate({signal.SIGKILL: False, signal.SIGSTOP: True}.items()):
@@ -116,14 +116,14 @@ def test_whatever_is_killed_or_stopped_the_run_ends_as_if_nothing_had_been(exper
 
 
 def test_an_elastic_run_shrinks_and_grows_with_the_cluster(experiment: Path, tmp_path: Path) -> None:
-    """Three nodes, then two, then three again; the weights are those of one worker that was left alone."""
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
-    changes = {"budget.epochs": 1000, "workers": 3, "min_workers": 2, "precision": "float64", "batch_norm": "sync"}
+    """A node is killed, then another comes; the weights are those of one worker that was left alone."""
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    changes = {"budget.epochs": 1000, "workers": 2, "min_workers": 1, "precision": "float64", "batch_norm": "sync"}
     often = IMPATIENT.format("SECONDS_BETWEEN_SIZES = 1")
     words = ["train", experiment, "--storage", tmp_path / "runs"]
     words += [word for key, value in changes.items() for word in (f"--{key}", value)]
     start = partial(subprocess.Popen, text=True, env=environment, stdout=subprocess.PIPE)
-    with start([sys.executable, str(HERE / "nodes.py"), "3"], stdin=subprocess.PIPE) as nodes:
+    with start([sys.executable, str(HERE / "nodes.py")], stdin=subprocess.PIPE) as nodes:
         address = ["--address", nodes.stdout.readline().strip()]
         with start([sys.executable, "-c", often, *map(str, words), *address]) as driver:
             record = the_run(driver, tmp_path / "runs")
@@ -136,7 +136,7 @@ def test_an_elastic_run_shrinks_and_grows_with_the_cluster(experiment: Path, tmp
             driver.communicate()
         nodes.stdin.close()
 
-    assert [start["workers"] for start in starts(record)] == [3, 2, 3]
+    assert [start["workers"] for start in starts(record)] == [2, 1, 2]
     reports = [entry["metrics"] for entry in record.entries("epoch")]
     assert epochs(record) == [*range(1, len(reports) + 1)]
     assert [report["updates"] for report in reports] == [9 * epoch for epoch in epochs(record)], "batches stay as large"

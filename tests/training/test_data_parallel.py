@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from conftest import tiny_recipe
+from processes import exit_code, fork
 from quench.catalogue import members
 from quench.config import override
 from quench.datasets import Batch
@@ -42,8 +41,9 @@ QUICK: dict[str, dict[str, Any]] = {
 
 
 def recipe(method: str, **changes: Any) -> Recipe:
-    """Two epochs of nine updates, in float64, with everything on that draws random numbers or keeps a memory."""
-    base = replace(tiny_recipe(), augmentation=Augmentation(padding=1, flip=True), averaging=0.9, label_smoothing=0.1)
+    """Two epochs of four updates, in float64, with everything on that draws random numbers or keeps a memory."""
+    augmentation = Augmentation(padding=1, flip=True)
+    base = replace(tiny_recipe(), batch_size=256, augmentation=augmentation, averaging=0.9, label_smoothing=0.1)
     given = {"threat.norm": "l1", "threat.epsilon": 1.5} if method == "fast_eg_l1" else {}
     given |= {"method": method, "precision": "float64", "batch_norm": "sync", "epsilon_warmup": 0.2}
     return override(base, given | QUICK.get(method, {}) | changes)
@@ -101,8 +101,6 @@ def cut_short(case: Recipe, ranks: Ranks) -> dict[str, Any]:
 
 
 def _rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-
     def keep(name: str, content: object) -> None:
         torch.save(content, f"{folder}/{name}-{rank}.pt")
 
@@ -126,7 +124,6 @@ def _rank(rank: int, folder: str) -> None:
             keep("collectives", _collectives(ranks))
         dist.barrier()
         dist.destroy_process_group()
-    os._exit(0)  # gloo's threads now and then abort a process that takes leave in the usual way
 
 
 def _collectives(ranks: Ranks) -> dict[str, list[tuple[str, int]]]:
@@ -160,7 +157,8 @@ def _size(shape: Any) -> int:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(_rank, args=(str(folder),), nprocs=3)
+    ranks = [fork(partial(_rank, rank, str(folder))) for rank in range(3)]
+    assert [exit_code(rank) for rank in ranks] == [0, 0, 0]
     return folder
 
 
@@ -258,7 +256,7 @@ def test_attacks_cost_no_all_reduce_of_gradients(runs: Path) -> None:
     found = load(runs, "collectives", 1)[0]
     state = TrainState.initial(ALL["pgd"], ALL["pgd"].data.load(100).spec(), CPU)
     update = ("gloo:all_reduce", sum(weight.numel() for weight in state.model.parameters()))
-    values, pixels, logits = (("gloo:all_gather", count) for count in (64, 64 * 64, 64 * 10))
+    values, pixels, logits = (("gloo:all_gather", count) for count in (128, 128 * 64, 128 * 10))
     beside = {
         "aaer": [values, values],
         "grad_align": [values, values],

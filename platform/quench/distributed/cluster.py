@@ -20,7 +20,8 @@ for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the end of a run is seen at once, not after 7 s
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",  # then an elastic run looks again how many workers fit
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # of workers one of which does not answer any more
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less a run
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same everywhere
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the sweep; Tune would go on to its next part
