@@ -19,7 +19,8 @@ from quench.errors import NotWritten, one_line
 from quench.evaluation.intervals import Share
 from quench.follow import Follower, following
 from quench.projection import mirrored, sink, tracker_of
-from quench.record import Record, Status
+from quench.record import Record
+from quench.standing import Status
 from quench.storage import SweepRecord
 from quench.tables import confirmed_table, scaling_table, trade_off_table
 

@@ -19,7 +19,8 @@ from quench.catalogue import name_of
 from quench.evaluation import Judged
 from quench.evaluation.intervals import Share, wilson
 from quench.journal import Entry
-from quench.record import ENDED, Record, Status
+from quench.record import Record
+from quench.standing import ENDED, Status
 
 _COLUMNS = ("trial", "method", "norm", "epsilon", "epoch", "clean", "robust", "train s", "status")
 _STYLES: dict[Status, str] = {

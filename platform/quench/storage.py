@@ -20,7 +20,9 @@ from typing import Any
 
 from quench.durable import write_json
 from quench.errors import InvalidValue, nearest
-from quench.record import Record, Status, now, provenance
+from quench.provenance import provenance
+from quench.record import Record, now
+from quench.standing import Status
 from quench.sweep.trials import Trial
 
 
@@ -91,8 +93,8 @@ class SweepRecord:
     @property
     def last_word(self) -> int:
         """When a run last began or ended, in milliseconds since 1970; or when the sweep was made, if none has."""
-        times = [entry["time"] for record in self.records for entry in record.entries("status")[-1:]]
-        return max(times, default=self.about["created"])
+        times = (record.standing.since for record in self.records)
+        return max((time for time in times if time is not None), default=self.about["created"])
 
 
 def new_directory(storage: Path, experiment: str) -> Path:
