@@ -94,15 +94,13 @@ def carry_out_sweep(arguments: Namespace, made: SweepRecord) -> int:
     state = made.directory / "ray" / f"{len(list(made.directory.glob('ray/*')))}"
     status: Status = "finished"
     sinks = {"the table": table, "MLflow": sink(tracker)}
-    with alone(made.mark), table.shown(), following(made, sinks) as followers:
+    with alone(made.mark), table.shown(), following(campaign.told, sinks) as followers:
         try:
             with cluster.connected(arguments.address, workers, made.directory.parent) as ray:
                 tune.sweep(campaign, ray, state, arguments.worker_timeout)
         except KeyboardInterrupt:
             status = "interrupted"
-        for record in made.records:
-            if record.unfinished:
-                record.settle("interrupted", "")
+        campaign.settle()
     failed = [record for record in made.records if record.status == "failed"]
     status = "failed" if failed and status == "finished" else status
     for record in failed:

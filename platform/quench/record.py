@@ -26,7 +26,7 @@ from quench.config import decode, encode, override
 from quench.errors import InvalidValue, Superseded, UserError
 from quench.journal import Entry
 from quench.provenance import provenance
-from quench.standing import ENDED, Standing, Status
+from quench.standing import ENDED, FINAL, Standing, Status
 from quench.training.loop import EpochReport
 from quench.training.recipe import Recipe
 
@@ -156,7 +156,7 @@ class Record:
     @property
     def unfinished(self) -> bool:
         """Whether there is something left to resume."""
-        return self.status not in ("finished", "stopped", "catastrophic_overfitting")
+        return self.status not in FINAL
 
     def settle(self, status: Status, reason: str) -> None:
         """Say how the run ended, unless it has said so itself."""

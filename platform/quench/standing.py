@@ -11,7 +11,8 @@ from quench.journal import Entry
 
 Status = Literal["waiting", "running", "finished", "stopped", "catastrophic_overfitting", "interrupted", "failed"]
 """stopped is a scheduler's decision; interrupted and failed runs can be resumed, the others that ended are final"""
-ENDED: frozenset[Status] = frozenset({"finished", "stopped", "catastrophic_overfitting", "interrupted", "failed"})
+FINAL: frozenset[Status] = frozenset({"finished", "stopped", "catastrophic_overfitting"})
+ENDED: frozenset[Status] = frozenset((*FINAL, "interrupted", "failed"))
 
 
 class Standing(NamedTuple):

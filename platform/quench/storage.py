@@ -77,10 +77,11 @@ class SweepRecord:
 
     @property
     def records(self) -> list[Record]:
-        """Those that there are now, in the order in which they were begun."""
-        for mark in self.directory.glob("*/recipe.json"):
-            self._known.setdefault(mark.parent, Record(mark.parent))
-        return [self._known[place] for place in sorted(self._known)]
+        """In the order in which they were begun: those that there were at the first question, and any added here."""
+        if not self._known:
+            marks = sorted(self.directory.glob("*/recipe.json"))
+            self._known.update({mark.parent: Record(mark.parent) for mark in marks})
+        return list(self._known.values())
 
     @property
     def status(self) -> Status:
