@@ -3,15 +3,14 @@
     python experiments/benchmarks/growth.py [--only WORD] [--repeats 3] [--out FILE]
 
 Parts:    the platform's own work in sizes, one thing larger at a time: see PARTS in growth_cases.py, where each says
-          what it does. Training is that of the small CNN with N-FGSM on random images of 8x8, judging is by attacks that
-          do not succeed and so leave nothing out, and trials are made up: nothing is trained for them.
+          what it does. Training is that of the small CNN with N-FGSM on random images of 8x8, judging is by attacks
+          that do not succeed and so leave nothing out, and trials are made up: nothing is trained for them.
 Seconds:  CPU seconds of the process, all threads, and wall-clock seconds; medians of the repeats, of which there are
           fewer once they have taken `ENOUGH` seconds. Each part and size is a process of its own, in which the smallest
           size goes first and does not count.
 Memory:   the process's largest resident set, what was prepared included; x0 is a process that has only begun.
-Growth:   the CPU seconds of x64 over those of x16: 4.0 is linear. Above `LINEAR` a part is worse; where that is so it is
-          said here why:
-          - TPE fits its densities to all earlier trials before each new one (Optuna's, and the method's nature);
+Growth:   the CPU seconds of x64 over those of x16: 4.0 is linear, and above `LINEAR` a part is worse. One is: TPE fits
+          its densities to all earlier trials before each new one. That is the method's nature, and Optuna's to do.
 """
 
 from __future__ import annotations

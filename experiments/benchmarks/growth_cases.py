@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -23,7 +23,7 @@ from quench.attacks.pgd import PGD
 from quench.campaign import Campaign, begin
 from quench.checkpoint import Writer
 from quench.console import LiveTable
-from quench.datasets import Data, Dataset, Split
+from quench.datasets import Dataset, Split
 from quench.evaluation import Examination, evaluate
 from quench.experiment import Experiment
 from quench.follow import Follower
@@ -190,11 +190,16 @@ def storage(folder: Path) -> Namespace:
     return Namespace(storage=folder, tracking_uri=f"sqlite:///{folder}/mlflow.db")
 
 
+def grid(trials: int, folder: Path) -> SweepRecord:
+    """A sweep with a record for each trial, none of them run yet."""
+    sweep = Sweep(space={"seed": Choice(*range(trials))})
+    return begin(folder, Experiment("growth", Path("growth.py"), TRIVIAL, sweep), TRIVIAL, sweep)
+
+
 def handed_out(trials: int, folder: Path) -> Work:
     """A grid: its records made, and given out one after the other."""
-    sweep = Sweep(space={"seed": Choice(*range(trials))})
-    experiment, places = Experiment("growth", Path("growth.py"), TRIVIAL, sweep), count()
-    return lambda: Campaign(begin(folder / f"{next(places)}", experiment, TRIVIAL, sweep)).rest(1)
+    places = count()
+    return lambda: Campaign(grid(trials, folder / f"{next(places)}")).rest(1)
 
 
 def proposed(trials: int, folder: Path, search: str, scheduler: str) -> Work:
@@ -220,28 +225,32 @@ def proposed(trials: int, folder: Path, search: str, scheduler: str) -> Work:
     return work
 
 
+def followed(trials: int, folder: Path) -> Work:
+    """A grid as the program's table sees it: one trial after the other is begun, and tells all that it has to tell."""
+    made, quiet = grid(trials, folder / "grid"), Console(file=open(devnull, "w"))  # noqa: SIM115
+    metrics = {"train_seconds": 1.0, "clean_accuracy": 0.9, "robust_accuracy": 0.5}
+    epochs = [{"kind": "epoch", "time": 0, "epoch": n, "metrics": metrics} for n in range(1, REPORTS + 1)]
+    begun, ended = ({"kind": "status", "time": 0, "status": status} for status in ("running", "finished"))
+    log = "".join(json.dumps(entry) + "\n" for entry in (begun, *epochs, ended))
+
+    def work() -> None:
+        campaign = Campaign(made)
+        follower = Follower(campaign.told, LiveTable(made.records, quiet))
+        for record in iter(lambda: campaign.next(1), None):
+            assert isinstance(record, Record)
+            record.log.write_text(log)
+            follower.pump()
+        for record in made.records:
+            record.log.unlink()
+
+    return work
+
+
 def made_up(trials: int, folder: Path) -> SweepRecord:
     """A sweep of finished runs that never were."""
     from report import made_up
 
     return made_up(folder / "sweep", trials, REPORTS)
-
-
-def followed(trials: int, folder: Path) -> Work:
-    """A sweep as the program's table sees it: one trial after the other tells all that it has to tell."""
-    made, quiet = made_up(trials, folder), Console(file=open(devnull, "w"))  # noqa: SIM115
-    for record in made.records:
-        record.log.rename(record.log.with_suffix(".later"))
-
-    def work() -> None:
-        follower = Follower(made, LiveTable(made.records, quiet))
-        for record in made.records:
-            record.log.with_suffix(".later").rename(record.log)
-            follower.pump()
-        for record in made.records:
-            record.log.rename(record.log.with_suffix(".later"))
-
-    return work
 
 
 def looked_at(trials: int, folder: Path) -> Work:
