@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,13 @@ class Campaign:
         self.made = made
         self.plan = replace(plan_of(made), **{key: value for key, value in changes.items() if value is not None})
         self._deadline = time.monotonic() + (self.plan.time_budget or float("inf"))
-        self._queue = [record for record in made.records if record.unfinished]
+        self._queues: defaultdict[int, deque[Record]] = defaultdict(deque)
+        """runs that are left, by their workers"""
+        for record in made.records:
+            if record.unfinished:
+                self._queues[record.recipe.workers].append(record)
+        self.told = [record for record in made.records if record.status != "waiting"]
+        """runs whose logs may have something to say; more are added, some of them again"""
         self._before: dict[Record, int] = {}
         self._proposals = self._replayed() if self.plan.adaptive else None
 
@@ -58,31 +64,39 @@ class Campaign:
 
     def next(self, workers: int) -> Record | Literal["wait"] | None:
         """A run of so many workers; "wait" if that depends on how others end; None after the last."""
-        found = next((record for record in self._queue if record.recipe.workers == workers), None)
-        if self.over or (found is None and (self._proposals is None or self.recipe.workers != workers)):
+        if self.over:
             return None
-        if found is not None:
-            self._queue.remove(found)
-        elif self._proposals is not None:
+        if queue := self._queues[workers]:
+            found = queue.popleft()
+        elif self._proposals is not None and self.recipe.workers == workers:
             trial = self._proposals.next()
             if not isinstance(trial, Trial):
                 return trial
             found = self.made.add(trial)
             self._proposals.begun(trial)
-        assert found is not None
+        else:
+            return None
         self._before[found] = found.progress
+        self.told.append(found)
         return found
 
     def ended(self, record: Record, died: bool = False) -> None:
         """Take note that a run is no longer being carried out; one that `died` after some progress is due again."""
         if died and record.progress > self._before[record]:
-            self._queue.append(record)
+            self._queues[record.recipe.workers].append(record)
         elif self._proposals is not None and not self.over:
             self._proposals.ended(_trial(record), outcome(record))
 
+    def settle(self) -> None:
+        """Say of all that has not come to its end that it was interrupted."""
+        self.told += self.made.records
+        for record in self.made.records:
+            if record.unfinished:
+                record.settle("interrupted", "")
+
     def _recipes(self) -> list[Recipe]:
         proposed = [] if self._proposals is None else [self.recipe]
-        return [*proposed, *(record.recipe for record in self._queue)]
+        return [*proposed, *(record.recipe for queue in self._queues.values() for record in queue)]
 
     def _replayed(self) -> Proposals:
         trials = {record: _trial(record) for record in self.made.records}

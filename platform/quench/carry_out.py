@@ -19,7 +19,8 @@ from quench.errors import NotWritten, one_line
 from quench.evaluation.intervals import Share
 from quench.follow import Follower, following
 from quench.projection import mirrored, sink, tracker_of
-from quench.record import Record, Status
+from quench.record import Record
+from quench.standing import Status
 from quench.storage import SweepRecord
 from quench.tables import confirmed_table, scaling_table, trade_off_table
 
@@ -93,15 +94,13 @@ def carry_out_sweep(arguments: Namespace, made: SweepRecord) -> int:
     state = made.directory / "ray" / f"{len(list(made.directory.glob('ray/*')))}"
     status: Status = "finished"
     sinks = {"the table": table, "MLflow": sink(tracker)}
-    with alone(made.mark), table.shown(), following(made, sinks) as followers:
+    with alone(made.mark), table.shown(), following(campaign.told, sinks) as followers:
         try:
             with cluster.connected(arguments.address, workers, made.directory.parent) as ray:
                 tune.sweep(campaign, ray, state, arguments.worker_timeout)
         except KeyboardInterrupt:
             status = "interrupted"
-        for record in made.records:
-            if record.unfinished:
-                record.settle("interrupted", "")
+        campaign.settle()
     failed = [record for record in made.records if record.status == "failed"]
     status = "failed" if failed and status == "finished" else status
     for record in failed:

@@ -19,7 +19,8 @@ from quench.catalogue import name_of
 from quench.evaluation import Judged
 from quench.evaluation.intervals import Share, wilson
 from quench.journal import Entry
-from quench.record import ENDED, Record, Status
+from quench.record import Record
+from quench.standing import ENDED, Status
 
 _COLUMNS = ("trial", "method", "norm", "epsilon", "epoch", "clean", "robust", "train s", "status")
 _STYLES: dict[Status, str] = {
@@ -80,7 +81,7 @@ class LiveTable:
         """`records` are those that are known yet; more may be handed in."""
         self._rows = {record.directory: _Row(record) for record in records}
         self._console = console
-        self._live: Live | None = None
+        self._drawn = self._whole = False
         self._widths = [max(len(cell) for cell in column) for column in zip(_COLUMNS, *self._samples(), strict=True)]
 
     def __call__(self, record: Record, entries: list[Entry]) -> None:
@@ -88,9 +89,8 @@ class LiveTable:
         before = row.status
         for entry in entries:
             row.take(entry)
-        if self._live is not None:
-            self._live.update(self._table())
-        elif (row.status != before and row.status in ENDED) or time.monotonic() - row.printed > _SECONDS_BETWEEN_LINES:
+        silent = time.monotonic() - row.printed
+        if not self._drawn and ((row.status != before and row.status in ENDED) or silent > _SECONDS_BETWEEN_LINES):
             self._print(row.cells())
             row.printed = time.monotonic()
 
@@ -101,10 +101,11 @@ class LiveTable:
             self._print(list(_COLUMNS))
             yield
             return
-        with Live(self._table(), console=self._console, refresh_per_second=4) as self._live:
+        self._drawn = True
+        with Live(get_renderable=self._table, console=self._console, refresh_per_second=4):
             yield
-            self._live.update(self._table(whole=True), refresh=True)
-        self._live = None
+            self._whole = True
+        self._drawn = False
 
     def _samples(self) -> list[list[str]]:
         return [[*row.cells()[:-4], "100.0%", "100.0%", "1000.0", "waiting"] for row in self._rows.values()]
@@ -113,12 +114,12 @@ class LiveTable:
         line = "  ".join(cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True))
         self._console.print(line.rstrip(), soft_wrap=True, highlight=False, markup=False)
 
-    def _table(self, whole: bool = False) -> Table:
+    def _table(self) -> Table:
         """Those that run first, then those that ended last, as many as the terminal has room for."""
         rows = list(self._rows.values())
         ended = sum(row.status in ENDED for row in rows)
         table = Table(*_COLUMNS, caption=f"{ended} of {len(rows)} trials done; accuracy on held-out images until then")
-        if not whole:
+        if not self._whole:
             room = max(self._console.height - 6, 3)
             rows = sorted(rows, key=lambda row: (row.status != "running", -row.changed))[:room]
         for row in rows:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from quench.errors import one_line
 from quench.journal import Entry
 from quench.record import Record
+from quench.standing import FINAL
 
 Sink = Callable[[Record, list[Entry]], None]
 """Takes a run's new entries. If it raises, it is given them again later, with whatever has come since."""
@@ -17,12 +18,15 @@ Sink = Callable[[Record, list[Entry]], None]
 class Follower:
     """Where a sink has got to in each log. Logs are the truth; a sink that fails loses nothing.
 
-    Of a `SweepRecord`, the logs of trials that are added later too.
+    Of a list, the logs of runs that are added later too; however often a run is named, it is followed once, and to its
+    end: of a thousand runs only those that are under way are looked at.
     """
 
-    def __init__(self, records: Iterable[Record], sink: Sink) -> None:
-        self._records, self._sink = records, sink
+    def __init__(self, records: Sequence[Record], sink: Sink) -> None:
+        self._records, self._sink, self._named = records, sink, 0
         self._offsets: dict[Record, int] = {}
+        """of the logs that may come to say more"""
+        self._over: set[Record] = set()
         self.failures: dict[Record, str] = {}
         """runs whose entries the sink failed to take at the last try, and why"""
 
@@ -31,13 +35,19 @@ class Follower:
 
         After the second failure the sink itself is taken to be down, and left alone until the next call.
         """
+        new = self._records[self._named :]
+        self._named += len(new)
+        self._offsets |= {record: 0 for record in new if record not in self._offsets and record not in self._over}
         failed = 0
-        for record in sorted(self._records, key=lambda record: record in self.failures):
+        for record in sorted(self._offsets, key=lambda record: record in self.failures):
             try:
-                entries, end = record.read(self._offsets.get(record, 0))
+                entries, end = record.read(self._offsets[record])
                 if entries:
                     self._sink(record, entries)
                     self._offsets[record] = end
+                if any(entry["kind"] == "status" and entry["status"] in FINAL for entry in entries):
+                    del self._offsets[record]
+                    self._over.add(record)
                 self.failures.pop(record, None)
             except Exception as error:
                 self.failures[record] = one_line(error)
@@ -48,7 +58,7 @@ class Follower:
 
 @contextmanager
 def following(
-    records: Iterable[Record], sinks: Mapping[str, Sink], every: float = 0.5
+    records: Sequence[Record], sinks: Mapping[str, Sink], every: float = 0.5
 ) -> Iterator[dict[str, Follower]]:
     """Pump each sink in a thread of its own while the block runs, and once more when it is over."""
     followers = {name: Follower(records, sink) for name, sink in sinks.items()}

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from quench.follow import Follower, Sink, following
 from quench.journal import Entry
-from quench.record import Record, Status
+from quench.record import Record
+from quench.standing import Status
 from quench.storage import SweepRecord
 
 if TYPE_CHECKING:

@@ -12,14 +12,12 @@ Everything else (the live table, MLflow, figures) is read from here, and can be 
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, cached_property
-from importlib.metadata import PackageNotFoundError, version
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,12 +25,11 @@ from quench import checkpoint, durable, journal
 from quench.config import decode, encode, override
 from quench.errors import InvalidValue, Superseded, UserError
 from quench.journal import Entry
+from quench.provenance import provenance
+from quench.standing import ENDED, FINAL, Standing, Status
 from quench.training.loop import EpochReport
 from quench.training.recipe import Recipe
 
-Status = Literal["waiting", "running", "finished", "stopped", "catastrophic_overfitting", "interrupted", "failed"]
-"""stopped is a scheduler's decision; interrupted and failed runs can be resumed, the others that ended are final"""
-ENDED: frozenset[Status] = frozenset({"finished", "stopped", "catastrophic_overfitting", "interrupted", "failed"})
 Checkpoint = Literal["last", "best"]
 CHECKPOINTS: tuple[Checkpoint, ...] = ("last", "best")
 
@@ -44,6 +41,8 @@ class Record:
     directory: Path
     attempt: str = field(default="", compare=False)
     """the attempt that this is in the hands of, if it is: see `begin`"""
+    _stood: list[Standing] = field(default_factory=lambda: [Standing()], repr=False, compare=False)
+    """what the log came to when it was last asked"""
 
     @staticmethod
     def create(
@@ -108,6 +107,10 @@ class Record:
         return f"{self.recipe.threat} {self.about['configuration']} s={self.recipe.seed}"
 
     @property
+    def log(self) -> Path:
+        return self.directory / "log.jsonl"
+
+    @property
     def mark(self) -> Path:
         """The file that whoever carries out the run holds, unless it is a sweep's: see `durable.alone`."""
         return self.directory / "recipe.json"
@@ -121,7 +124,7 @@ class Record:
 
     def hold(self) -> None:
         """Raise `Superseded` if this attempt has lost the run: to another, or because somebody said that it is over."""
-        if self.attempt and self.entries("status")[-1].get("attempt") != self.attempt:
+        if self.attempt and self.standing.attempt != self.attempt:
             raise Superseded(f"{self.directory} was taken over or ended by another process, so this one stops")
 
     def append(self, kind: str, **content: Any) -> None:
@@ -130,26 +133,30 @@ class Record:
         self._append(kind, **content, **({"attempt": self.attempt} if self.attempt and kind == "status" else {}))
 
     def _append(self, kind: str, **content: Any) -> None:
-        log = self.directory / "log.jsonl"
-        with durable.writing(log):
-            journal.append(log, {"kind": kind, "time": now(), **content})
+        with durable.writing(self.log):
+            journal.append(self.log, {"kind": kind, "time": now(), **content})
 
     def read(self, offset: int = 0) -> tuple[list[Entry], int]:
         """The whole entries from byte `offset` on, and the offset after them."""
-        return journal.read(self.directory / "log.jsonl", offset)
+        return journal.read(self.log, offset)
 
     def entries(self, kind: str) -> list[Entry]:
         return [entry for entry in self.read()[0] if entry["kind"] == kind]
 
     @property
+    def standing(self) -> Standing:
+        """What the log comes to by now."""
+        self._stood[0] = self._stood[0].by_now(self.log)
+        return self._stood[0]
+
+    @property
     def status(self) -> Status:
-        states = self.entries("status")
-        return states[-1]["status"] if states else "waiting"
+        return self.standing.status
 
     @property
     def unfinished(self) -> bool:
         """Whether there is something left to resume."""
-        return self.status not in ("finished", "stopped", "catastrophic_overfitting")
+        return self.status not in FINAL
 
     def settle(self, status: Status, reason: str) -> None:
         """Say how the run ended, unless it has said so itself."""
@@ -158,7 +165,7 @@ class Record:
 
     def news(self, report: EpochReport, system: Mapping[str, float]) -> Entry | None:
         """An epoch's entry, with what it took of its machine; None if the log has that epoch since before a crash."""
-        if any(entry["epoch"] == report.epoch for entry in self.entries("epoch")):
+        if report.epoch <= self.standing.epoch:
             return None
         events = [asdict(event) for event in report.events]
         content = {"metrics": report.metrics(), "system": dict(system), "events": events}
@@ -166,12 +173,11 @@ class Record:
 
     def best(self, news: Entry) -> bool:
         """Whether an epoch that is not in the log yet is more robust than all that are."""
-        robust = [entry["metrics"]["robust_accuracy"] for entry in self.entries("epoch")]
-        return news["metrics"]["robust_accuracy"] > max(robust, default=-1.0)
+        return news["metrics"]["robust_accuracy"] > self.standing.robust
 
     def snapshot(self, state: dict[str, Any], news: Entry | None = None) -> dict[str, Any]:
-        """A checkpoint's content: the training's `state`, whose it is, and the epochs so far."""
-        epochs = [*self.entries("epoch"), *([] if news is None else [news])]
+        """A checkpoint's content: the training's `state`, whose it is, and the epoch that the log may come to lack."""
+        epochs = [] if news is None else [news]
         return {"recipe": json.dumps(self.about["recipe"]), "epochs": json.dumps(epochs), **state}
 
     def path(self, which: Checkpoint) -> Path:
@@ -217,30 +223,6 @@ class Record:
         """Grows with every checkpoint and verdict: when the latest of them was written."""
         found = [*self.directory.glob("*.pt"), *self.directory.glob("verdicts/*.jsonl")]
         return max((path.stat().st_mtime_ns for path in found), default=0)
-
-
-@cache
-def provenance() -> dict[str, Any]:
-    """Versions and git commit: what besides the recipe decides a result."""
-    packages = ("quench", "torch", "numpy", "ray", "mlflow")
-    return {"versions": {name: _version(name) for name in packages}, "commit": _commit()}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of the directory that one works in; `-dirty` if files differ from it."""
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def now() -> int:

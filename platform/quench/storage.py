@@ -20,7 +20,9 @@ from typing import Any
 
 from quench.durable import write_json
 from quench.errors import InvalidValue, nearest
-from quench.record import Record, Status, now, provenance
+from quench.provenance import provenance
+from quench.record import Record, now
+from quench.standing import Status
 from quench.sweep.trials import Trial
 
 
@@ -75,10 +77,11 @@ class SweepRecord:
 
     @property
     def records(self) -> list[Record]:
-        """Those that there are now, in the order in which they were begun."""
-        for mark in self.directory.glob("*/recipe.json"):
-            self._known.setdefault(mark.parent, Record(mark.parent))
-        return [self._known[place] for place in sorted(self._known)]
+        """In the order in which they were begun: those that there were at the first question, and any added here."""
+        if not self._known:
+            marks = sorted(self.directory.glob("*/recipe.json"))
+            self._known.update({mark.parent: Record(mark.parent) for mark in marks})
+        return list(self._known.values())
 
     @property
     def status(self) -> Status:
@@ -91,8 +94,8 @@ class SweepRecord:
     @property
     def last_word(self) -> int:
         """When a run last began or ended, in milliseconds since 1970; or when the sweep was made, if none has."""
-        times = [entry["time"] for record in self.records for entry in record.entries("status")[-1:]]
-        return max(times, default=self.about["created"])
+        times = (record.standing.since for record in self.records)
+        return max((time for time in times if time is not None), default=self.about["created"])
 
 
 def new_directory(storage: Path, experiment: str) -> Path:

@@ -35,8 +35,9 @@ from quench.journal import Entry
 from quench.mlflow_entries import inputs_of, metrics_of, tags_of
 from quench.mlflow_view import view_tag
 from quench.notes import run_note, sweep_note
-from quench.record import Record, Status
+from quench.record import Record
 from quench.registry import Registry, most_robust
+from quench.standing import Status
 from quench.storage import SweepRecord
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from quench.evaluation.reliability import Flag
 from quench.journal import Entry
 from quench.protocol import conclude
 from quench.ranks import Ranks
-from quench.record import CHECKPOINTS, Checkpoint, Record, Status
+from quench.record import CHECKPOINTS, Checkpoint, Record
+from quench.standing import Status
 from quench.training.batches import Feed
 from quench.training.loop import EpochReport, fit
 from quench.training.overfitting import CatastrophicOverfitting

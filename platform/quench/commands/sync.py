@@ -12,7 +12,8 @@ from quench.errors import UserError, one_line
 from quench.follow import Follower
 from quench.journal import Entry
 from quench.projection import tracker_of
-from quench.record import Record, Status
+from quench.record import Record
+from quench.standing import Status
 from quench.storage import SweepRecord, everything, find
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import quench
 from quench.datasets import Dataset, Split
 from quench.errors import UserError, one_line
-from quench.record import provenance
+from quench.provenance import provenance
 
 _PATIENCE = 60.0
 """seconds for an answer: a process has to start there first, and a share that hangs must not hold up the rest"""

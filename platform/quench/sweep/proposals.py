@@ -1,154 +1,19 @@
-"""What to run next, from what has come of earlier runs: search, promotion, confirmation."""
+"""What to run next, from what has come of earlier runs: a race for each threat model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 from quench.catalogue import name_of
 from quench.config import flatten, override
-from quench.errors import InvalidValue, require
-from quench.sweep import Choice, Phase, Sweep
+from quench.errors import require
+from quench.sweep import Choice, Sweep
+from quench.sweep.race import Race
 from quench.sweep.search import GridSearch, OptunaSearch, Outcome, RandomSearch, Search
 from quench.sweep.space import Assignment, Space, enumerated
-from quench.sweep.trials import REFUSALS, Trial, build, configuration, words_for
+from quench.sweep.trials import Trial, build
 from quench.training.recipe import Recipe
-
-
-class _Stage(NamedTuple):
-    """Runs of one configuration that count together: one for each seed."""
-
-    candidate: int
-    phase: Phase
-    rung: int
-
-
-@dataclass
-class Race:
-    """The configurations for one threat model: robust accuracies under different ones do not compare.
-
-    Successive halving as in ASHA (arXiv 1810.05934), but each rung is a run of its own, from its beginning to the end
-    of its schedule. With one rung that is plain search. All that it knows is what `begun` and `ended` have told it.
-    """
-
-    recipe: Recipe
-    sweep: Sweep
-    search: Search
-    quota: int | None
-    """configurations to try, if not as many as the search has"""
-    rungs: Sequence[Space]
-    assignments: dict[int, tuple[Assignment, Any]] = field(default_factory=dict[int, tuple[Assignment, Any]])
-    """candidate -> what was chosen for it, and the search's memo"""
-    stages: dict[_Stage, dict[int, Outcome | None]] = field(default_factory=dict[_Stage, dict[int, "Outcome | None"]])
-    """seed -> what came of it, None until it has ended; only those that were begun"""
-
-    def next(self) -> Trial | Literal["wait"] | None:
-        """A trial to run; None if there will be no more."""
-        for stage, seeds in self.stages.items():
-            for seed in self._seeds(stage.phase):
-                if seed not in seeds:
-                    return self._trial(stage, seed)
-        stage = self._promotion() or self._fresh()
-        if stage is None and not all(self._complete(one) for one in self.stages):
-            return "wait"
-        stage = stage or self._last_promotion() or self._confirmation()
-        return None if stage is None else self._trial(stage, self._seeds(stage.phase)[0])
-
-    def begun(self, trial: Trial) -> None:
-        """Take note of a trial that is going to be run, or has been, by this process or another."""
-        self.assignments.setdefault(trial.candidate, (trial.assignment, trial.memo))
-        stage = _Stage(trial.candidate, trial.phase, trial.rung)
-        self.stages.setdefault(stage, {})[trial.recipe.seed] = None
-
-    def ended(self, trial: Trial, outcome: Outcome) -> None:
-        """Take note of how it ended."""
-        stage = _Stage(trial.candidate, trial.phase, trial.rung)
-        self.stages[stage][trial.recipe.seed] = outcome
-        if trial.phase == "search" and self._complete(stage):
-            self.search.tell(trial.candidate, self.assignments[trial.candidate][1], self._mean(stage))
-
-    def _seeds(self, phase: Phase) -> Sequence[int]:
-        if phase == "confirmation" and self.sweep.confirm is not None:
-            return self.sweep.confirm.seeds
-        return self.sweep.seeds or (self.recipe.seed,)
-
-    def _complete(self, stage: _Stage) -> bool:
-        return all(self.stages[stage].get(seed) is not None for seed in self._seeds(stage.phase))
-
-    def _mean(self, stage: _Stage) -> Outcome:
-        outcomes = [outcome for outcome in self.stages[stage].values() if outcome is not None]
-        return Outcome(*(sum(values) / len(values) for values in zip(*outcomes, strict=True)))
-
-    def _ranked(self, rung: int) -> list[int]:
-        """The candidates that are through with a rung, the most robust first."""
-        done = [s for s in self.stages if s == self._at(s.candidate, rung) and self._complete(s)]
-        return [stage.candidate for stage in sorted(done, key=lambda stage: -self._mean(stage).selection)]
-
-    @staticmethod
-    def _at(candidate: int, rung: int) -> _Stage:
-        """A candidate's runs in a rung; those of its confirmation come after."""
-        return _Stage(candidate, "promotion" if rung else "search", rung)
-
-    def _good(self, rung: int) -> list[int]:
-        """The `_ranked` that are robust at all."""
-        return [one for one in self._ranked(rung) if self._mean(self._at(one, rung)).selection > 0]
-
-    def _promotion(self) -> _Stage | None:
-        """Who is among the best 1 / reduction of a rung and not yet in the next, from the highest rung down."""
-        for rung in reversed(range(len(self.rungs) - 1)):
-            ranked = self._ranked(rung)
-            for candidate in ranked[: len(ranked) // self.sweep.reduction]:
-                stage = self._at(candidate, rung + 1)
-                if stage not in self.stages:
-                    return stage
-        return None
-
-    def _last_promotion(self) -> _Stage | None:
-        """When all is done and too few have come to the last rung: who came nearest to it."""
-        top = len(self.rungs) - 1
-        wanted = self.sweep.confirm.finalists if self.sweep.confirm else 1
-        if sum(stage.phase != "confirmation" and stage.rung == top for stage in self.stages) >= wanted:
-            return None
-        next_up = (self._at(one, rung + 1) for rung in reversed(range(top)) for one in self._good(rung))
-        return next((stage for stage in next_up if stage not in self.stages), None)
-
-    def _fresh(self) -> _Stage | None:
-        """A configuration that was not tried yet."""
-        for _ in range(REFUSALS):
-            tried = {stage.candidate for stage in self.stages}
-            number = max(self.assignments, default=-1) + 1
-            asked = None if len(tried) == self.quota else self.search.ask(number)
-            if asked is None:
-                return None
-            self.assignments[number] = asked
-            if self._runs(asked[0]):
-                return self._at(number, 0)
-            self.search.tell(number, asked[1], Outcome(0.0, 0.0, 0.0))
-        raise InvalidValue("SWEEP.constraints", self.sweep.constraints, "refuse nearly all that is drawn")
-
-    def _runs(self, assignment: Assignment) -> bool:
-        try:
-            return self.sweep.allows(build(self.recipe, self.sweep, assignment, None))
-        except InvalidValue:
-            return False
-
-    def _confirmation(self) -> _Stage | None:
-        if self.sweep.confirm is None:
-            return None
-        top = len(self.rungs) - 1
-        stages = [_Stage(one, "confirmation", top) for one in self._good(top)[: self.sweep.confirm.finalists]]
-        return next((stage for stage in stages if stage not in self.stages), None)
-
-    def _trial(self, stage: _Stage, seed: int) -> Trial:
-        assignment, memo = self.assignments[stage.candidate]
-        changes, words = dict(self.rungs[stage.rung]), list[str]()
-        if stage.phase == "confirmation" and self.sweep.confirm is not None:
-            changes |= {"evaluation": self.sweep.confirm.evaluation}
-            words = ["confirmed"]
-        recipe = build(self.recipe, self.sweep, assignment, seed, **changes)
-        name = " ".join([configuration(recipe), *words_for(recipe, {**assignment, **self.rungs[stage.rung]}), *words])
-        return Trial(name, recipe, stage.phase, stage.rung, stage.candidate, assignment, memo)
 
 
 class Proposals:

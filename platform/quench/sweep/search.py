@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from quench.sweep.space import Assignment, Chance, Space, draw, enumerated
@@ -27,7 +26,10 @@ class Search(Protocol):
     """Decides by what became of earlier choices, or not."""
 
     def ask(self, number: int) -> tuple[Assignment, Any] | None:
-        """The configuration of this number, and a memo, plain data, to come with its outcome; None after the last."""
+        """The configuration of this number, and a memo, plain data, to come with its outcome; None after the last.
+
+        Numbers grow.
+        """
         ...
 
     def tell(self, number: int, memo: Any, outcome: Outcome) -> None:
@@ -35,16 +37,14 @@ class Search(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class GridSearch:
     """Every combination of the choices."""
 
-    spaces: Sequence[Space]
+    def __init__(self, spaces: Sequence[Space]) -> None:
+        self._left = enumerate(assignment for space in spaces for assignment in enumerated(space))
 
     def ask(self, number: int) -> tuple[Assignment, Any] | None:
-        found = (assignment for space in self.spaces for assignment in enumerated(space))
-        nth = next(islice(found, number, None), None)
-        return None if nth is None else (nth, None)
+        return next(((found, None) for n, found in self._left if n == number), None)
 
     def tell(self, number: int, memo: Any, outcome: Outcome) -> None:
         """Of no interest."""

@@ -1,0 +1,112 @@
+"""How seconds and memory grow as images, classes, pixels, epochs and trials do: 1, 4, 16 and 64 times as many.
+
+    python experiments/benchmarks/growth.py [--only WORD] [--repeats 3] [--out FILE]
+
+Parts:    the platform's own work in sizes, one thing larger at a time: see PARTS in growth_cases.py, where each says
+          what it does. Training is that of the small CNN with N-FGSM on random images of 8x8, judging is by attacks
+          that do not succeed and so leave nothing out, and trials are made up: nothing is trained for them.
+Seconds:  CPU seconds of the process, all threads, and wall-clock seconds; medians of the repeats, of which there are
+          fewer once they have taken `ENOUGH` seconds. Each part and size is a process of its own, in which the smallest
+          size goes first and does not count.
+Memory:   the process's largest resident set, what was prepared included; x0 is a process that has only begun.
+Growth:   the CPU seconds of x64 over those of x16: 4.0 is linear, and above `LINEAR` a part is worse. One is: TPE fits
+          its densities to all earlier trials before each new one. That is the method's nature, and Optuna's to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import statistics
+import time
+from importlib.metadata import version
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from growth_cases import PARTS, Part
+
+from quench.durable import write_json
+from quench.trial import machine
+
+TIMES = (1, 4, 16, 64)
+ENOUGH = 4.0
+LINEAR = 5.0
+
+
+def peak() -> int:
+    """MB that this process has had resident at most; what its parent had before it does not count."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(round(int(line.split()[1]) * 1024 / 1e6) for line in lines if line.startswith("VmHWM:"))
+
+
+def measure(part: Part, times: int, repeats: int, answer: Connection) -> None:
+    """In a process of its own: CPU and wall-clock seconds of every turn, and the peak memory at the start and end."""
+    start, turns = peak(), list[tuple[float, float]]()
+    with TemporaryDirectory() as first, TemporaryDirectory() as second:
+        part.prepare(part.first, Path(first))()
+        work = part.prepare(part.first * times, Path(second))
+        while len(turns) < repeats and sum(wall for _, wall in turns) < ENOUGH:
+            gc.collect()
+            wall, cpu = time.perf_counter(), time.process_time()
+            work()
+            turns.append((time.process_time() - cpu, time.perf_counter() - wall))
+    answer.send((turns, start, peak()))
+
+
+def apart(part: Part, times: int, repeats: int) -> tuple[list[tuple[float, float]], int, int]:
+    """`measure` in another process, which has imported what this one has and done nothing yet."""
+    forked = get_context("fork")
+    ours, theirs = forked.Pipe()
+    process = forked.Process(target=measure, args=(part, times, repeats, theirs))
+    process.start()
+    theirs.close()
+    found = ours.recv()
+    process.join()
+    return found
+
+
+def row_of(part: Part, repeats: int) -> dict[str, Any]:
+    """A row of the table."""
+    row: dict[str, Any] = {"grows": part.grows, "part": part.name, "x1": part.first}
+    row |= {"turns": {}, "cpu s": {}, "wall s": {}, "peak MB": {}}
+    for times in TIMES:
+        turns, row["peak MB"]["x0"], row["peak MB"][f"x{times}"] = apart(part, times, repeats)
+        row["turns"][f"x{times}"] = len(turns)
+        for name, seconds in zip(("cpu s", "wall s"), zip(*turns, strict=True), strict=True):
+            row[name][f"x{times}"] = float(f"{statistics.median(seconds):.3g}")
+    return row | {"x64 / x16": round(row["cpu s"]["x64"] / row["cpu s"]["x16"], 2)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="parts with this word in what grows or in their name")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="a JSON file for the result")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    packages = {name: version(name) for name in ("torch", "mlflow", "optuna", "pandas")}
+    about = {**machine(torch.device("cpu")), "cpus": os.cpu_count(), "python": platform.python_version(), **packages}
+    about |= {"repeats": asked.repeats, "seed": 0}
+    del about["pid"]
+    print(json.dumps(about))
+    started, rows = time.perf_counter(), list[dict[str, Any]]()
+    for part in PARTS:
+        if asked.only in f"{part.grows}: {part.name}":
+            rows.append(row_of(part, asked.repeats))
+            worse = "  worse than linear" if rows[-1]["x64 / x16"] > LINEAR else ""
+            print(json.dumps(rows[-1]) + worse, flush=True)
+    about["minutes"] = round((time.perf_counter() - started) / 60, 1)
+    print(f"{about['minutes']} minutes")
+    if asked.out:
+        write_json(asked.out, {"machine": about, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
