@@ -38,7 +38,8 @@ from quench.training.state import TrainState
 settings.register_profile("quench", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("quench")
 torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start: two at a time would wait for each other's threads
+# Of the programs that tests start: those of two tests at a time would wait for each other's threads.
+os.environ["OMP_NUM_THREADS"] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist ignores it, and so would all we start
 
 REPOSITORY = Path(__file__).parents[1]
