@@ -87,6 +87,19 @@ def data() -> list[str]:
     return lines
 
 
+def growth() -> list[str]:
+    """CPU seconds and memory of everything, as large as it is and 4, 16 and 64 times as large."""
+    if not (HERE / "growth.json").exists():
+        return []
+    lines = ["| grows | | x1 | CPU s: x1 | x4 | x16 | x64 | x64 / x16 | MB: x0 | x1 | x64 |", "|" + 11 * "---|"]
+    for row in json.loads((HERE / "growth.json").read_text())["rows"]:
+        seconds = (f"{row['cpu s'][times]:.2g}" for times in ("x1", "x4", "x16", "x64"))
+        megabytes = (f"{row['peak MB'][times]}" for times in ("x0", "x1", "x64"))
+        cells = (row["grows"], row["part"], f"{row['x1']}", *seconds, f"{row['x64 / x16']:.1f}", *megabytes)
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def scaling() -> list[str]:
     """What a second worker bought."""
     lines = ["| scaling | workers | batch | train s (min - max) | speed-up | efficiency | robust |"]
@@ -100,6 +113,6 @@ def scaling() -> list[str]:
 
 
 if __name__ == "__main__":
-    parts = methods("linf 0.15"), methods("l2 0.7"), guards(), features(), evaluation(), data(), scaling()
+    parts = methods("linf 0.15"), methods("l2 0.7"), guards(), features(), evaluation(), data(), growth(), scaling()
     for lines in parts:
         print(*lines, "", sep="\n")
