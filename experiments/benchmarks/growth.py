@@ -2,15 +2,15 @@
 
     python experiments/benchmarks/growth.py [--only WORD] [--repeats 3] [--out FILE]
 
-Parts:    the platform's own work in sizes, one thing larger at a time: see PARTS in growth_cases.py, where each says
-          what it does. Training is that of the small CNN with N-FGSM on random images of 8x8, judging is by attacks
-          that do not succeed and so leave nothing out, and trials are made up: nothing is trained for them.
+Parts:    the platform's own work, one thing larger at a time; growth_training.py and growth_records.py say what each
+          does. Training is that of the small CNN with N-FGSM on random images of 8x8, judging is by attacks that do not
+          succeed and so leave nothing out, and trials are made up: nothing is trained for them.
 Seconds:  CPU seconds of the process, all threads, and wall-clock seconds; medians of the repeats, of which there are
           fewer once they have taken `ENOUGH` seconds. Each part and size is a process of its own, in which the smallest
           size goes first and does not count.
 Memory:   the process's largest resident set, what was prepared included; x0 is a process that has only begun.
-Growth:   the CPU seconds of x64 over those of x16: 4.0 is linear, and above `LINEAR` a part is worse. One is: TPE fits
-          its densities to all earlier trials before each new one. That is the method's nature, and Optuna's to do.
+Growth:   the CPU seconds of x64 over those of x16: 4.0 is linear, and above `LINEAR` a part is called worse. TPE is:
+          it fits its densities to all earlier trials before each new one, which is the method's nature.
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from growth_cases import PARTS, Part
+from growth_records import PARTS as RECORDS
+from growth_training import PARTS as TRAINING
+from growth_training import Part
 
 from quench.durable import write_json
 from quench.trial import machine
 
 TIMES = (1, 4, 16, 64)
-ENOUGH = 4.0
+ENOUGH = 3.0
 LINEAR = 5.0
 
 
@@ -97,7 +99,7 @@ def main() -> None:
     del about["pid"]
     print(json.dumps(about))
     started, rows = time.perf_counter(), list[dict[str, Any]]()
-    for part in PARTS:
+    for part in TRAINING + RECORDS:
         if asked.only in f"{part.grows}: {part.name}":
             rows.append(row_of(part, asked.repeats))
             worse = "  worse than linear" if rows[-1]["x64 / x16"] > LINEAR else ""

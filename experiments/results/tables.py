@@ -87,6 +87,17 @@ def data() -> list[str]:
     return lines
 
 
+def growth() -> list[str]:
+    """CPU seconds and memory of everything, as large as it is and 4, 16 and 64 times as large."""
+    lines = ["| grows | | x1 | CPU s: x1 | x4 | x16 | x64 | x64 / x16 | MB: x0 | x1 | x64 |", "|" + 11 * "---|"]
+    for row in json.loads((HERE / "growth.json").read_text())["rows"]:
+        seconds = (f"{row['cpu s'][times]:.2g}" for times in ("x1", "x4", "x16", "x64"))
+        megabytes = (f"{row['peak MB'][times]}" for times in ("x0", "x1", "x64"))
+        cells = (row["grows"], row["part"], f"{row['x1']}", *seconds, f"{row['x64 / x16']:.1f}", *megabytes)
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def scaling() -> list[str]:
     """What a second worker bought."""
     lines = ["| scaling | workers | batch | train s (min - max) | speed-up | efficiency | robust |"]
@@ -99,12 +110,27 @@ def scaling() -> list[str]:
     return lines
 
 
+def training_step() -> list[str]:
+    """Milliseconds of an update, from the published loop to ours."""
+    rows = json.loads((HERE / "training_step.json").read_text())["rows"]
+    lines = [
+        "| | batch | ms (least - most) | times faster | of the matrix rate | peak MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        share = row["share of matrix rate"]
+        cells = [f"{row['model']}: {row['step']}", str(row["batch"])]
+        cells += [
+            f"{row['milliseconds']:.0f} ({row['lowest']:.0f} - {row['highest']:.0f})",
+            f"{row['times faster']:.2f}x",
+        ]
+        lines.append(f"| {' | '.join([*cells, '' if share is None else format(share, '.0%'), str(row['peak MB'])])} |")
+    return lines
+
+
 def overhead() -> list[str]:
     """What the platform adds to the bare loop; then what is typed most."""
-    place = HERE / "overhead.json"
-    if not place.exists():
-        return []
-    found = json.loads(place.read_text())
+    found = json.loads((HERE / "overhead.json").read_text())
     lines = ["| | epoch, s | more (least - most of the turns) | first start, s | later starts, s | MB | all |"]
     lines.append("|---|---|---|---|---|---|---|")
     for epoch, around in zip(found["epochs"], found["around"], strict=True):
@@ -122,6 +148,7 @@ def overhead() -> list[str]:
 
 
 if __name__ == "__main__":
-    parts = methods("linf 0.15"), methods("l2 0.7"), guards(), features(), evaluation(), data(), scaling(), overhead()
-    for lines in filter(None, parts):
+    parts = [methods("linf 0.15"), methods("l2 0.7"), guards(), features(), evaluation(), data(), scaling()]
+    parts += [table() for table in (training_step, overhead, growth) if (HERE / f"{table.__name__}.json").exists()]
+    for lines in parts:
         print(*lines, "", sep="\n")

@@ -215,7 +215,8 @@ def test_asha_stops_what_lags_within_its_threat_model(tmp_path: Path) -> None:
     done = quench("resume", directory.name, "--storage", tmp_path / "runs")
     assert done.returncode == 1, "the other diverges again"
     assert "Traceback" not in done.stderr
-    assert (good[0].status, good[0].entries("evaluation")[0]["robust"]) == ("finished", verdicts)
+    again = Record(good[0].directory)
+    assert (again.status, again.entries("evaluation")[0]["robust"]) == ("finished", verdicts)
     assert {record: record.read() for record in ends} == ends, "who was finished or stopped stays so"
 
 
