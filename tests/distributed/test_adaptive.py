@@ -98,5 +98,7 @@ def test_a_population_learns_from_its_best(tmp_path: Path) -> None:
     last = worst.entries("change")[-1]
     assert worst.recipe_now.optimizer.lr == last["to"]["optimizer.lr"]
     after = worst.entries("epoch")[last["epoch"]]
-    share = (after["epoch"] - after["epoch"] / after["metrics"]["updates"]) / 4  # of the run, at the epoch's last update
+    share = (
+        after["epoch"] - after["epoch"] / after["metrics"]["updates"]
+    ) / 4  # of the run, at the epoch's last update
     assert after["metrics"]["learning_rate"] == pytest.approx(worst.recipe_now.learning_rate(share))
