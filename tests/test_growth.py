@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ import torch
 
 from quench import Choice, Sweep, Uniform, journal, trial
 from quench.campaign import Campaign, begin
+from quench.datasets import Split
 from quench.experiment import Experiment
 from quench.follow import Follower
 from quench.journal import Entry
@@ -150,3 +152,12 @@ def test_what_was_never_begun_is_followed_when_it_is_settled(tmp_path: Path, rec
     assert told == [("0000", status) for status in ("interrupted", "running", "interrupted")] + [
         (f"{number:04d}", "interrupted") for number in range(1, 4)
     ]
+
+
+def test_images_are_gone_through_a_few_at_a_time() -> None:
+    images = torch.zeros(8192, 3, 16, 16, dtype=torch.uint8)
+    tracemalloc.start()
+    Split(images, torch.zeros(8192, dtype=torch.int64)).digest()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < images.nbytes / 8

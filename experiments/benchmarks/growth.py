@@ -7,7 +7,7 @@ Parts:    the platform's own work, one thing larger at a time; growth_training.p
           succeed and so leave nothing out, and trials are made up: nothing is trained for them.
 Seconds:  CPU seconds of the process, all threads, and wall-clock seconds; medians of the repeats, of which there are
           fewer once they have taken `ENOUGH` seconds. Each part and size is a process of its own, in which the smallest
-          size goes first and does not count.
+          size goes first and does not count; nor does the first turn, if there is another.
 Memory:   the process's largest resident set, what was prepared included; x0 is a process that has only begun.
 Growth:   the CPU seconds of x64 over those of x16: 4.0 is linear, and above `LINEAR` a part is called worse. TPE is:
           it fits its densities to all earlier trials before each new one, which is the method's nature.
@@ -54,12 +54,12 @@ def measure(part: Part, times: int, repeats: int, answer: Connection) -> None:
     with TemporaryDirectory() as first, TemporaryDirectory() as second:
         part.prepare(part.first, Path(first))()
         work = part.prepare(part.first * times, Path(second))
-        while len(turns) < repeats and sum(wall for _, wall in turns) < ENOUGH:
+        while len(turns) <= repeats and sum(wall for _, wall in turns) < ENOUGH:
             gc.collect()
             wall, cpu = time.perf_counter(), time.process_time()
             work()
             turns.append((time.process_time() - cpu, time.perf_counter() - wall))
-    answer.send((turns, start, peak()))
+    answer.send((turns[1:] or turns, start, peak()))
 
 
 def apart(part: Part, times: int, repeats: int) -> tuple[list[tuple[float, float]], int, int]:

@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -64,13 +65,17 @@ class Examples(ABC):
     def digest(self) -> str:
         """32 hexadecimal digits that tell these examples from others, by their images, labels and order."""
         found = hashlib.sha256(repr((len(self), self.shape)).encode())
-        for part in (*self.identity(), _content(self.labels)):
+        for part in chain(self.identity(), [_content(self.labels)]):
             found.update(part)
         return found.hexdigest()[:32]
 
     @abstractmethod
     def identity(self) -> Iterator[bytes]:
         """What the images are: their pixels, or where those are not in memory, the names of their files."""
+
+
+_AT_ONCE = 256
+"""images that are copied at once to be gone through"""
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ class Split(Examples):
         return Batch(self.images[index].float().div_(255), self.labels[index], index)
 
     def identity(self) -> Iterator[bytes]:
-        for part in self.images.split(4096):
+        for part in self.images.split(_AT_ONCE):
             yield _content(part)
 
 
@@ -135,11 +140,12 @@ class Data:
         """Shape, classes and channel statistics of the training images: of all that are in memory, else of
         the first `STATISTICS` of `train`, whose order is random and always the same."""
         images = self.train.images if isinstance(self.train, Split) else self._sample()
-        # Counting values is exact, and needs no float copy of the images.
+        # Counting values is exact, and needs no copy of the images.
         pixels = torch.arange(256, dtype=torch.float64) / 255
         mean, std = [], []
         for c in range(images.shape[1]):
-            weight = torch.bincount(images[:, c].flatten(), minlength=256).double()
+            counts = [torch.bincount(part[:, c].flatten(), minlength=256) for part in images.split(_AT_ONCE)]
+            weight = torch.stack(counts).sum(0).double()
             m = (pixels * weight).sum() / weight.sum()
             mean.append(float(m))
             std.append(max(float(((pixels - m).square() * weight).sum().div(weight.sum()).sqrt()), 1e-3))
