@@ -81,10 +81,10 @@ L2_HALF = ThreatModel(norm=L2(), epsilon=0.5)
 PLAIN = Ours(fused=False, channels_last=False, keep=False, precision="float32", guard=False)
 LADDER = {
     "input gradients only, images resident, augmented at once, nothing fetched": PLAIN,
-    "+ the guard's watch": replace(PLAIN, guard=True),
-    "+ fused optimizer": replace(PLAIN, guard=True, fused=True),
-    "+ channels_last": replace(PLAIN, guard=True, fused=True, channels_last=True),
-    "+ freed memory kept": Ours(precision="float32"),
+    "+ freed memory kept": replace(PLAIN, keep=True),
+    "+ the guard's watch": replace(PLAIN, keep=True, guard=True),
+    "+ fused optimizer": replace(PLAIN, keep=True, guard=True, fused=True),
+    "+ channels_last": Ours(precision="float32"),
     "+ bfloat16 (quench)": Ours(),
     "+ compile": Ours(compile=True),
 }

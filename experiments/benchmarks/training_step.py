@@ -111,7 +111,7 @@ def rate(dtype: torch.dtype) -> float:
     """Operations a second in products of square matrices that the caches hold; the best of several."""
     a = torch.rand(1024, 1024).to(dtype)
     best = float("inf")
-    for _ in range(20):
+    for _ in range(100):
         started = time.perf_counter()
         a @ a
         best = min(best, time.perf_counter() - started)
