@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,14 +85,9 @@ def connected(address: str, workers: int, storage: Path | None = None) -> Iterat
     import ray
 
     local = address == "local"
-    ours: dict[str, Any] = {
-        # Ray counts the CPUs that this process may use; more workers than that share them.
-        "num_cpus": workers if workers > (os.cpu_count() or 1) else None,
-        "include_dashboard": True,  # ending a trial that spans workers needs its State API
-        "dashboard_host": "127.0.0.1",
-    }
+    ours = _ours(workers) if local else {}
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(ours if local else {}))
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **ours)
     except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
@@ -109,3 +105,21 @@ def connected(address: str, workers: int, storage: Path | None = None) -> Iterat
         yield Cluster(local, *(int(resources.get(name, 0)) for name in ("CPU", "GPU", "driver")))
     finally:
         ray.shutdown()
+
+
+def _ours(workers: int) -> dict[str, Any]:
+    """How a cluster of our own is started. Ending a trial that spans workers needs the State API of its dashboard.
+
+    Ray would look for that in whatever cluster was the last to be started on this machine, so everybody is told.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        host, port = probe.getsockname()
+    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://{host}:{port}"
+    return {
+        # Ray counts the CPUs that this process may use; more workers than that share them.
+        "num_cpus": workers if workers > (os.cpu_count() or 1) else None,
+        "include_dashboard": True,
+        "dashboard_host": host,
+        "dashboard_port": port,
+    }
