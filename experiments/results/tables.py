@@ -114,11 +114,11 @@ def training_step() -> list[str]:
     """Milliseconds of an update, from the published loop to ours."""
     rows = json.loads((HERE / "training_step.json").read_text())["rows"]
     lines = [
-        "| | batch | ms (least - most) | times faster | of the matrix rate | peak MB |",
+        "| | batch | ms (least - most) | times faster | of the bound | peak MB |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        share = row["share of matrix rate"]
+        share = row["share of the bound"]
         cells = [f"{row['model']}: {row['step']}", str(row["batch"])]
         cells += [
             f"{row['milliseconds']:.0f} ({row['lowest']:.0f} - {row['highest']:.0f})",
