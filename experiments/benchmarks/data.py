@@ -24,7 +24,6 @@ import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
@@ -35,6 +34,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from quench import Recipe, ThreatModel
+from quench.beside import repeatedly
 from quench.datasets import Split
 from quench.datasets.image_folder import ImageFolder
 from quench.datasets.streamed import Read, Streamed, decode, decoded_here, on_device
@@ -151,24 +151,15 @@ def memory_of_this_process() -> int:
 
 def peak(files: Streamed) -> tuple[int, float]:
     """The highest memory of an epoch of Ray Data, looked at every second; the share of its time that was no rest."""
-    highest, over = 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal highest
-        while not over.wait(1):
-            highest = max(highest, memory_of_this_process())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    seen = [0]
     count, started = 0, 0.0
-    for _ in by_ray(files)(0):
-        started = started or time.perf_counter()
-        count += 1
-        time.sleep(PAUSE)
+    with repeatedly(lambda: seen.append(memory_of_this_process()), 1, "memory"):
+        for _ in by_ray(files)(0):
+            started = started or time.perf_counter()
+            count += 1
+            time.sleep(PAUSE)
     waited = 1 - count * PAUSE / (time.perf_counter() - started)
-    over.set()
-    watcher.join()
-    return highest, waited
+    return max(seen), waited
 
 
 def main() -> None:

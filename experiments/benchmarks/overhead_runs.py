@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+
+from quench.beside import repeatedly
 
 EXPERIMENTS = Path(__file__).resolve().parents[1]
 QUENCH = str(Path(sys.executable).with_name("quench"))
@@ -130,20 +131,14 @@ class Memory:
 
     @contextmanager
     def watching(self, pid: int) -> Iterator[None]:
-        over, program = threading.Event(), psutil.Process(pid)
+        program = psutil.Process(pid)
 
         def watch() -> None:
-            while not over.wait(0.2):
-                with suppress(psutil.Error):  # one of them has just ended
-                    self._look(program)
+            with suppress(psutil.Error):  # one of them has just ended
+                self._look(program)
 
-        thread = threading.Thread(target=watch)
-        thread.start()
-        try:
+        with repeatedly(watch, 0.2, "memory"):
             yield
-        finally:
-            over.set()
-            thread.join()
 
     def _look(self, program: psutil.Process) -> None:
         together = 0.0

@@ -21,9 +21,9 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,6 +33,7 @@ import torch
 
 from quench import LogUniform, Sweep
 from quench.attacks.pgd import PGD
+from quench.beside import repeatedly
 from quench.config import decode, encode, override
 from quench.datasets.digits import Digits
 from quench.durable import write_json
@@ -143,21 +144,14 @@ def watched(process: subprocess.Popen[bytes]) -> int:
     """Waits for the process; the most memory that it has had resident, in bytes."""
     import psutil
 
-    found, over = [0], threading.Event()
+    found, own = [0], psutil.Process(process.pid)
 
     def look() -> None:
-        own = psutil.Process(process.pid)
-        while not over.wait(0.5):
-            try:
-                found.append(own.memory_info().rss)
-            except psutil.Error:
-                return
+        with suppress(psutil.Error):  # it has just ended
+            found.append(own.memory_info().rss)
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    process.wait()
-    over.set()
-    thread.join()
+    with repeatedly(look, 0.5, "memory"):
+        process.wait()
     return max(found)
 
 

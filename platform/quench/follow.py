@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
+from quench.beside import repeatedly
 from quench.errors import one_line
 from quench.journal import Entry
 from quench.record import Record
@@ -64,23 +64,6 @@ def following(
     followers = {name: Follower(records, sink) for name, sink in sinks.items()}
     with ExitStack() as stack:
         for name, follower in followers.items():
-            stack.enter_context(_pumping(follower, name, every))
+            stack.callback(follower.pump)
+            stack.enter_context(repeatedly(follower.pump, every, name))
         yield followers
-
-
-@contextmanager
-def _pumping(follower: Follower, name: str, every: float) -> Iterator[None]:
-    over = threading.Event()
-
-    def loop() -> None:
-        while not over.wait(every):
-            follower.pump()
-
-    thread = threading.Thread(target=loop, name=f"quench-{name}", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        follower.pump()

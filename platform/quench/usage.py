@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from statistics import fmean
 
 import psutil
 import torch
+
+from quench.beside import repeatedly
 
 
 class Usage:
@@ -22,19 +23,8 @@ class Usage:
     @contextmanager
     def watched(self, every: float = 1.0) -> Iterator[None]:
         """Look every so many seconds, in a thread, while the block runs."""
-        over = threading.Event()
-
-        def watch() -> None:
-            while not over.wait(every):
-                self._samples.append(self._sample())
-
-        thread = threading.Thread(target=watch, name="quench-usage", daemon=True)
-        thread.start()
-        try:
+        with repeatedly(lambda: self._samples.append(self._sample()), every, "usage"):
             yield
-        finally:
-            over.set()
-            thread.join()
 
     def take(self) -> dict[str, float]:
         """Percentages and MB (10^6 bytes) since this was last asked; a process at 100 % keeps one core busy."""
