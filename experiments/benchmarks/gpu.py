@@ -59,6 +59,8 @@ def arguments() -> argparse.Namespace:
     for stage in asked.stages:
         if stage not in STAGES:
             parser.error(f"there is no stage {stage}; there are {', '.join(STAGES)}")
+    if not asked.data and asked.images * 4 // 5 < max(asked.batches):  # a fifth is held out or judged
+        parser.error(f"--batches {max(asked.batches)}: must be at most four fifths of --images {asked.images}")
     return asked
 
 
