@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sysconfig
+from pathlib import Path
+
 import pytest
 import torch
 from torch._dynamo.utils import counters
@@ -12,6 +16,10 @@ from quench.training.loop import fit
 from quench.training.state import TrainState
 
 
+COMPILER = shutil.which("g++") is not None and (Path(sysconfig.get_path("include")) / "Python.h").exists()
+
+
+@pytest.mark.skipif(not COMPILER, reason="torch.compile needs g++ and Python's headers")
 def test_a_run_compiles_one_graph_to_craft_by_and_one_to_learn_from() -> None:
     """However the learning rate, epsilon and the batches that are judged change; averaged weights are judged as they
     are, and so are those of the guard's confirmations."""
