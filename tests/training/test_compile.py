@@ -15,7 +15,6 @@ from quench.config import override
 from quench.training.loop import fit
 from quench.training.state import TrainState
 
-
 COMPILER = shutil.which("g++") is not None and (Path(sysconfig.get_path("include")) / "Python.h").exists()
 
 
