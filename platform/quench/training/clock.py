@@ -64,23 +64,28 @@ class Clock:
 
 
 class SharedReading:
-    """A clock as all workers see it: their mean, read at every `every`-th question and kept in between.
+    """A clock as all workers see it: their mean, read about every `interval` seconds and kept in between.
 
-    What follows from it (learning rate, the end of the run) is then the same on all of them. The device is not
-    stopped for it: a reading waits for what had been asked of it at the one before, so that it is late by what is
-    asked between two readings at most.
+    What follows from it (learning rate, the end of the run) is then the same on all of them, for when it is read
+    again follows from its readings. The device is not stopped for it: a reading waits for what had been asked of it
+    at the one before, so that it is late by what is asked between two readings at most.
     """
 
-    def __init__(self, clock: Clock, ranks: Ranks, every: int = 10) -> None:
-        self._clock, self._ranks, self._every = clock, ranks, every
-        self._asked, self._reading = 0, 0.0
+    def __init__(self, clock: Clock, ranks: Ranks, interval: float = 0.1) -> None:
+        self._clock, self._ranks, self._interval = clock, ranks, interval
+        self._reading: float | None = None
+        self._questions, self._left = 1, 0  # from one reading to the next, and still to come before it
         self._mark: torch.cuda.Event | None = None
 
     def __call__(self) -> float:
-        if self._asked % self._every == 0:
+        if self._reading is None or self._left == 0:
             self._keep_up()
-            self._reading = self._ranks.mean(self._clock.on_host, self._clock.device)
-        self._asked += 1
+            before, self._reading = self._reading, self._ranks.mean(self._clock.on_host, self._clock.device)
+            if before is not None:
+                fitting = self._interval * self._questions / max(self._reading - before, 1e-9)
+                self._questions = int(min(max(fitting, 1), 2 * self._questions))  # a moment may mislead
+            self._left = self._questions
+        self._left -= 1
         return self._reading
 
     def _keep_up(self) -> None:
