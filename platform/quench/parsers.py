@@ -110,9 +110,8 @@ def _sweep_options(sweep: argparse.ArgumentParser) -> None:
     sweep.add_argument("--trials", type=int, metavar="N", help="configurations to try; of a grid, at most")
     sweep.add_argument("--search", metavar="NAME", help="grid, random, tpe or nsga2")
     sweep.add_argument("--scheduler", metavar="NAME", help="fifo, asha, hyperband, halving, pbt or pb2")
-    sweep.add_argument(
-        "--confirm", type=int, metavar="N", help="run the best N again on fresh seeds, and judge them by AutoAttack"
-    )
+    confirm = "run the best N again on fresh seeds, judged as SWEEP says, or by AutoAttack; 0: none"
+    sweep.add_argument("--confirm", type=int, metavar="N", help=confirm)
     sweep.add_argument("--gpus", type=float, metavar="SHARE", help="of a GPU for each trial of one worker: 0.25, say")
     sweep.add_argument(
         "--dry-run", action="store_true", help="only say what would be run, at what cost, how much of it at once"

@@ -39,10 +39,10 @@ def test_a_search_goes_on_where_its_driver_was_killed(tmp_path: Path) -> None:
         HEAD
         + "METHOD = Choice('fgsm_rs', Option('n_fgsm', noise_ratio=Uniform(1, 3)))\n"
         + "SWEEP = Sweep(space={'method': METHOD, 'optimizer.lr': LogUniform(1e-3, 1)}, search='tpe', trials=4,\n"
-        + "    scheduler='halving', grace=0.5, confirm=Confirm(finalists=1, seeds=(7, 8), evaluation=RECIPE.evaluation))\n"
+        + "    scheduler='halving', grace=0.5, confirm=Confirm(finalists=9, seeds=(7, 8), evaluation=RECIPE.evaluation))\n"
     )
     storage = tmp_path / "runs"
-    command = [PROGRAM, "sweep", str(file), "--storage", str(storage)]
+    command = [PROGRAM, "sweep", str(file), "--storage", str(storage), "--confirm", "1"]
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     ) as process:

@@ -72,8 +72,10 @@ def sweep(arguments: Namespace, changes: Changes) -> int:
     asked = {
         key: getattr(arguments, key) for key in ("trials", "search", "scheduler", "concurrent", "gpus", "time_budget")
     }
-    asked["confirm"] = None if arguments.confirm is None else Confirm(finalists=arguments.confirm)
     plan = replace(experiment.sweep, **{key: value for key, value in asked.items() if value is not None})
+    if arguments.confirm is not None:
+        confirm = replace(plan.confirm or Confirm(), finalists=arguments.confirm) if arguments.confirm else None
+        plan = replace(plan, confirm=confirm)
     recipe = override(experiment.recipe, changes)
     chosen = trials(recipe, plan)
     if plan.adaptive:
