@@ -7,8 +7,9 @@ Recipe:    experiments/digits_linf.py with fewer epochs, of a fifth of a second,
 By:        fit: the bare training loop in a process of its own, which keeps nothing; train: `quench train`, with record,
            checkpoints and MLflow; sweep: `quench sweep` of some seeds one after the other, with Ray Tune besides.
 Epochs:    all but each run's first. Train seconds are the train clock's; wall seconds, from report to report, have
-           the probe of the held-out images and what the platform does besides; CPU seconds are those of the process
-           that trains. "more" is what the median adds to fit's in the same turn: median, least and most of the turns.
+           the probe of the held-out images and what the platform does besides, the seconds "beside" the train clock;
+           CPU seconds are those of the process that trains. "more" is what the median adds to fit's in the same turn:
+           median, least and most of the turns.
 Start:     seconds from the program's start, in a sweep from the end of the trial before, until a run begins to train.
 End:       seconds from the last trial's end to the program's.
 Memory:    MB (10^6 bytes), watched five times a second in a turn of its own that is not timed: the resident set of the
@@ -34,7 +35,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from overhead_runs import EXPERIMENTS, FILE, QUENCH, QUIET, Epoch, Memory, Turn, by_fit, by_program
+from overhead_runs import EXPERIMENTS, FILE, QUENCH, QUIET, Memory, Turn, by_fit, by_program
 
 from quench.durable import write_json
 
@@ -78,15 +79,16 @@ def per_epoch(turns: Mapping[str, list[Turn]]) -> list[dict[str, Any]]:
     """Seconds of an epoch by each contender, and what they are more than fit's."""
     rows: list[dict[str, Any]] = []
     for name, own in turns.items():
-        row: dict[str, Any] = {"by": name, **columns(Epoch._fields, [epoch for turn in own for epoch in turn.epochs])}
-        for place, field in enumerate(Epoch._fields):
+        row: dict[str, Any] = {"by": name}
+        for figure in ("train", "wall", "beside", "cpu"):
+            row[figure] = spread([getattr(epoch, figure) for turn in own for epoch in turn.epochs])
             here, there = (
-                [statistics.median(epoch[place] for epoch in turn.epochs) for turn in some]
+                [statistics.median(getattr(epoch, figure) for epoch in turn.epochs) for turn in some]
                 for some in (own, turns["fit"])
             )
             pairs = list(zip(here, there, strict=True))
-            row[f"{field}: ms more"] = spread([1000 * (mine - fits) for mine, fits in pairs])
-            row[f"{field}: share more"] = spread([mine / fits - 1 for mine, fits in pairs])
+            row[f"{figure}: ms more"] = spread([1000 * (mine - fits) for mine, fits in pairs])
+            row[f"{figure}: share more"] = spread([mine / fits - 1 for mine, fits in pairs])
         rows.append(row)
     return rows
 

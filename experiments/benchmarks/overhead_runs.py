@@ -48,6 +48,10 @@ class Epoch(NamedTuple):
     wall: float
     cpu: float
 
+    @property
+    def beside(self) -> float:
+        return self.wall - self.train
+
 
 class Turn(NamedTuple):
     """What one start of a contender came to; times in seconds since 1970."""

@@ -1,23 +1,28 @@
 """How robust a model is after so many train seconds of one CPU: a recipe of ours beside fast_adversarial's loop.
 
-    python experiments/benchmarks/time_to_accuracy.py RUN [--seconds 60 300] [--seeds 0 1 2] [--out FILE]
+    python experiments/benchmarks/time_to_accuracy.py RUN [RUN ...] [--seeds 0 1 2] [--jobs 2] [--out FILE]
 
-Ours:     the recipe of RUN, the folder of a run, such as one that `quench sweep experiments/cifar10_minute.py` has
-          found, on its data and with its network, for so many seconds on the train clock.
+Ours:     the recipe of RUN, the folder of a run with a budget in seconds, such as one that `quench sweep
+          experiments/cifar10_minute.py` has found, on its data and with its network.
 Peers:    fast_adversarial's loop (`published.py`) and settings: batch 128, learning rate 0 to 0.2 and back, weight
           decay 5e-4, padding 4, step 10/255; for as many seconds of wall clock, its batches' included. The same
           settings by our loop, in float32, say what of the difference is the recipe and what the step.
-Judged:   by PGD-50-10 on the test images; 95 % intervals. Contenders take turns, so that a slow minute hits all.
+Judged:   by PGD-50-10 on the test images; 95 % intervals. Each training is a process of its own with one thread, JOBS
+          at a time; contenders take turns, so that a slow minute hits all.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from published import fast_adversarial
@@ -89,38 +94,44 @@ CONTENDERS: dict[str, Contender] = {
 }
 
 
+def contend(run: Path, seed: int, name: str) -> dict[str, Any]:
+    """A row: seconds, seed, contender, and shares `[value, low, high]`."""
+    torch.set_num_threads(1)
+    recipe = replace(Record(run).recipe, seed=seed)
+    assert isinstance(recipe.budget, Seconds)
+    data = recipe.data.load(recipe.validation)
+    examination = Examination(attacks={"pgd": PGD_50_10}, threat=recipe.threat, seed=0, batch_size=250)
+    report = evaluate(CONTENDERS[name](recipe, data), data.test, examination)
+    shares = {"clean": report.clean, "robust": report.robust}
+    row = {key: [round(v, 4) for v in (s.value, s.low, s.high)] for key, s in shares.items()}
+    return {"seconds": recipe.budget.seconds, "seed": seed, "by": name, **row}
+
+
+def about(run: Path) -> dict[str, Any]:
+    """What is trained on what against whom."""
+    record = Record(run)
+    data = record.recipe.data.load(record.recipe.validation)
+    sizes = {"train images": len(data.train), "test images": len(data.test)}
+    return {"run": record.name, "threat": str(record.recipe.threat), **sizes}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--seconds", type=float, nargs="+", default=[60.0, 300.0])
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--out", type=Path, help="a JSON file for the result")
     asked = parser.parse_args()
-    torch.set_num_threads(1)
-    base = Record(asked.run).recipe
-    data = base.data.load(base.validation)
-    examination = Examination(attacks={"pgd": PGD_50_10}, threat=base.threat, seed=0, batch_size=250)
-    about = {
-        **machine(CPU),
-        "torch": torch.__version__,
-        "train images": len(data.train),
-        "test images": len(data.test),
-        "threat": str(base.threat),
-        "recipe": Record(asked.run).name,
-    }
-    print(json.dumps(about))
-    rows: list[dict[str, object]] = []
-    for seconds in asked.seconds:
-        for seed in asked.seeds:
-            recipe = replace(base, budget=Seconds(seconds), seed=seed)
-            for name, contender in CONTENDERS.items():
-                report = evaluate(contender(recipe, data), data.test, examination)
-                shares = {"clean": report.clean, "robust": report.robust}
-                row = {key: [round(v, 4) for v in (s.value, s.low, s.high)] for key, s in shares.items()}
-                rows.append({"seconds": seconds, "seed": seed, "by": name, **row})
-                print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-    if asked.out:
-        write_json(asked.out, {"machine": about, "rows": rows})
+    found = {**machine(CPU), "torch": torch.__version__, "jobs": asked.jobs, "runs": [about(run) for run in asked.runs]}
+    print(json.dumps(found))
+    rows: list[dict[str, Any]] = []
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(asked.jobs, context, max_tasks_per_child=1) as pool:
+        for row in pool.map(contend, *zip(*product(asked.runs, asked.seeds, CONTENDERS), strict=True)):
+            rows.append(row)
+            print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+            if asked.out:
+                write_json(asked.out, {"machine": found, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long an update of fast adversarial training takes, here and elsewhere, and what each of our settings brings.
 
-    python experiments/benchmarks/training_step.py [--model small_cnn preact_resnet] [--repeats 5] [--out FILE]
+    python experiments/benchmarks/training_step.py [--model small_cnn] [--batch N] [--repeats 5] [--out FILE]
 
 Work:     linf 8/255, one step from a random start, the same network, batch and random images of CIFAR-10's size;
           seconds are those of an epoch of a few updates, batches and augmentation included, for each update.
@@ -64,11 +64,11 @@ CONTENDERS: dict[str, Ours | Peer] = {
 }
 
 
-def contend(name: str, model: str, updates: int, threads: int, line: Connection) -> None:
+def contend(name: str, model: str, batch_size: int, updates: int, threads: int, line: Connection) -> None:
     """In a process of its own: an epoch, and what it took, whenever it is asked for."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    network, batch_size = MODELS[model]
+    network, _ = MODELS[model]
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (updates * batch_size, 3, 32, 32), dtype=torch.uint8, generator=rng)
     split = Split(images, torch.randint(0, 10, (len(images),), generator=rng))
@@ -120,20 +120,20 @@ def rate(dtype: torch.dtype) -> float:
     return 2 * y.numel() * w[0].numel() / best
 
 
-def table(model: str, repeats: int, updates: int, threads: int) -> list[dict[str, Any]]:
+def table(model: str, batch_size: int, repeats: int, updates: int, threads: int) -> list[dict[str, Any]]:
     """Rows: each contender's milliseconds for an update, its ratio to the published loop's, peak memory."""
     seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     memory: dict[str, float] = {}
     for _ in range(repeats):
         for name in CONTENDERS:
             # Begun anew for every turn: a dozen of them at once would not leave the caches and memory alone.
-            with contender(name, model, updates, threads) as turn:
+            with contender(name, model, batch_size, updates, threads) as turn:
                 for _ in range(2):
                     took, memory[name] = turn()
                     seconds[name].append(took)
             print(f"{model} {name}: {1e3 * seconds[name][-1]:.1f} ms an update", flush=True)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    bounds = {dtype: MODELS[model][1] * flops(model) / rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    bounds = {dtype: batch_size * flops(model) / rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
     rows: list[dict[str, Any]] = []
     for name, median in medians.items():
         ours = CONTENDERS[name]
@@ -143,7 +143,7 @@ def table(model: str, repeats: int, updates: int, threads: int) -> list[dict[str
         rows.append(
             {
                 "model": model,
-                "batch": MODELS[model][1],
+                "batch": batch_size,
                 "step": name,
                 "milliseconds": round(1e3 * median, 1),
                 "lowest": round(1e3 * min(seconds[name]), 1),
@@ -159,6 +159,7 @@ def table(model: str, repeats: int, updates: int, threads: int) -> list[dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--batch", type=int, help="default: 128 for small_cnn, 32 for preact_resnet")
     parser.add_argument("--updates", type=int, default=4, help="in a turn")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -177,7 +178,8 @@ def main() -> None:
         "seed": 0,
     }
     print(json.dumps(about))
-    rows = [row for model in asked.model for row in table(model, asked.repeats, asked.updates, asked.threads)]
+    how = (asked.repeats, asked.updates, asked.threads)
+    rows = [row for model in asked.model for row in table(model, asked.batch or MODELS[model][1], *how)]
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
     if asked.out:

@@ -128,15 +128,27 @@ def training_step() -> list[str]:
     return lines
 
 
+def time_to_accuracy() -> list[str]:
+    """Accuracy after equal seconds, over the seeds."""
+    frame = pd.DataFrame(json.loads((HERE / "time_to_accuracy.json").read_text())["rows"])
+    lines = ["| seconds | | clean (least - most of the seeds) | robust |", "|---|---|---|---|"]
+    for (seconds, name), rows in frame.groupby(["seconds", "by"], sort=False):
+        shares = (100 * rows[key].str[0] for key in ("clean", "robust"))
+        cells = [f"{share.mean():.1f}% ({share.min():.1f} - {share.max():.1f})" for share in shares]
+        lines.append(f"| {' | '.join([format(seconds, 'g'), str(name), *cells])} |")
+    return lines
+
+
 def overhead() -> list[str]:
     """What the platform adds to the bare loop; then what is typed most."""
     found = json.loads((HERE / "overhead.json").read_text())
-    lines = ["| | epoch, s | more (least - most of the turns) | first start, s | later starts, s | MB | all |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    lines = ["| | epoch, s | more | of it beside training, ms | first start, s | later starts, s | MB | all |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
     for epoch, around in zip(found["epochs"], found["around"], strict=True):
-        more, share = epoch["wall: ms more"], epoch["wall: share more"]
+        more, beside = epoch["wall: ms more"], epoch["beside: ms more"]
         cells = [f"`{epoch['by']}`", f"{epoch['wall']['median']:.3f}"]
-        cells += [f"{share['median']:.1%}: {more['median']:.1f} ms ({more['least']:.1f} - {more['most']:.1f})"]
+        cells += [f"{epoch['wall: share more']['median']:.1%}: {more['median']:.1f} ms"]
+        cells += [f"{beside['median']:.1f} ({beside['least']:.1f} - {beside['most']:.1f})"]
         later = around.get("start of later trials")
         cells += [f"{around['start']['median']:.1f}", f"{later['median']:.2f}" if later else ""]
         lines.append(f"| {' | '.join([*cells, str(around['MB, training']), str(around['MB, all'])])} |")
@@ -149,6 +161,7 @@ def overhead() -> list[str]:
 
 if __name__ == "__main__":
     parts = [methods("linf 0.15"), methods("l2 0.7"), guards(), features(), evaluation(), data(), scaling()]
-    parts += [table() for table in (training_step, overhead, growth) if (HERE / f"{table.__name__}.json").exists()]
+    speed = (training_step, time_to_accuracy, overhead, growth)
+    parts += [table() for table in speed if (HERE / f"{table.__name__}.json").exists()]
     for lines in parts:
         print(*lines, "", sep="\n")
