@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from published import Steps
+from published import Steps, fast_adversarial
+from torch import Tensor
 
 from quench.allocator import keep_freed_memory
 from quench.datasets import ImageSpec, Split
@@ -45,8 +47,8 @@ class Ours:
     compile: bool = False
     guard: bool = True
 
-    def steps(self, network: Model, batch_size: int, split: Split) -> Steps:
-        recipe = Recipe(
+    def recipe(self, network: Model, batch_size: int) -> Recipe:
+        return Recipe(
             data=Digits(),
             model=network,
             threat=self.threat,
@@ -60,6 +62,9 @@ class Ours:
             compile=self.compile,
             guard=Guard(action="record" if self.guard else "off"),
         )
+
+    def steps(self, network: Model, batch_size: int, split: Split) -> Steps:
+        recipe = self.recipe(network, batch_size)
         if self.keep:
             keep_freed_memory()
         state = TrainState.initial(recipe, SPEC, torch.device("cpu"))
@@ -77,10 +82,37 @@ class Ours:
         return epoch
 
 
+@dataclass
+class Resident:
+    """quench's batches for another loop: all images in memory as uint8, a whole batch augmented at once."""
+
+    split: Split
+    recipe: Recipe
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((batch.x, batch.y) for batch in feed_of(self.split, self.recipe)(0, Ranks(), 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Theirs:
+    """fast_adversarial's loop with some of what ours does."""
+
+    resident: bool = False
+    fetch: bool = True
+
+    def steps(self, network: Model, batch_size: int, split: Split) -> Steps:
+        batches = Resident(split, PLAIN.recipe(network, batch_size)) if self.resident else None
+        how: dict[str, Any] = {"input_only": True, "batches": batches, "fetch": self.fetch}
+        return fast_adversarial(network.build(SPEC, 0), split.images, split.labels, batch_size, **how)
+
+
 L2_HALF = ThreatModel(norm=L2(), epsilon=0.5)
 PLAIN = Ours(fused=False, channels_last=False, keep=False, precision="float32", guard=False)
 LADDER = {
-    "input gradients only, images resident, augmented at once, nothing fetched": PLAIN,
+    "+ gradients of the input only in the attack": Theirs(),
+    "+ images resident, augmented at once": Theirs(resident=True),
+    "+ nothing fetched": Theirs(resident=True, fetch=False),
+    "+ quench's loop": PLAIN,
     "+ freed memory kept": replace(PLAIN, keep=True),
     "+ the guard's watch": replace(PLAIN, keep=True, guard=True),
     "+ fused optimizer": replace(PLAIN, keep=True, guard=True, fused=True),

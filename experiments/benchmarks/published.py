@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -45,11 +45,16 @@ def fast_adversarial(
     labels: Tensor,
     batch_size: int,
     learning_rate: Callable[[], float | None] = lambda: 0.01,
+    input_only: bool = False,
+    batches: Iterable[tuple[Tensor, Tensor]] | None = None,
+    fetch: bool = True,
 ) -> Steps:
     """FGSM-RS of arXiv 2001.03994: noise channel by channel, weight gradients in the attack's pass too, two passes in
-    train mode, loss and accuracy fetched after every update. It ends where there is no learning rate any more."""
+    train mode, loss and accuracy fetched after every update. It ends where there is no learning rate any more.
+
+    In it, for a ladder: gradients of the input only in the attack's pass, other batches, and nothing fetched."""
     optimizer = sgd(model)
-    batches, channels = loader(images, labels, batch_size), images.shape[1]
+    batches, channels = batches or loader(images, labels, batch_size), images.shape[1]
 
     def epoch() -> None:
         model.train()
@@ -62,7 +67,11 @@ def fast_adversarial(
             for channel in range(channels):
                 delta[:, channel].uniform_(-EPSILON, EPSILON)
             delta = torch.max(torch.min(delta, 1 - x), 0 - x).requires_grad_()
-            F.cross_entropy(model(x + delta), y).backward()
+            loss = F.cross_entropy(model(x + delta), y)
+            if input_only:
+                (delta.grad,) = torch.autograd.grad(loss, delta)
+            else:
+                loss.backward()
             assert delta.grad is not None
             moved = (delta + ALPHA * delta.grad.sign()).clamp(-EPSILON, EPSILON)
             delta = torch.max(torch.min(moved, 1 - x), 0 - x).detach()
@@ -71,8 +80,9 @@ def fast_adversarial(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            loss_sum += loss.item() * len(y)
-            right += (output.argmax(1) == y).sum().item()
+            if fetch:
+                loss_sum += loss.item() * len(y)
+                right += (output.argmax(1) == y).sum().item()
 
     return epoch
 

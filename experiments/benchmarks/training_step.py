@@ -31,7 +31,7 @@ from typing import Any
 import published
 import torch
 import torch.nn.functional as F
-from ladder import L2_HALF, LADDER, MODELS, SPEC, Ours
+from ladder import L2_HALF, LADDER, MODELS, SPEC, Ours, Theirs
 from published import Steps
 
 from quench.catalogue import name_of
@@ -52,10 +52,10 @@ class Peer:
         return self.loop(network.build(SPEC, 0), split.images, split.labels, batch_size)
 
 
-CONTENDERS: dict[str, Ours | Peer] = {
-    "fast_adversarial's loop": Peer(published.fast_adversarial),
+CONTENDERS: dict[str, Ours | Theirs | Peer] = {
     **({"ART": Peer(published.art)} if find_spec("art") else {}),
     **({"torchattacks": Peer(published.torchattacks)} if find_spec("torchattacks") else {}),
+    "fast_adversarial's loop": Peer(published.fast_adversarial),
     **LADDER,
     "quench, N-FGSM": Ours(method=NFGSM()),
     "quench, l2 0.5": Ours(threat=L2_HALF),
