@@ -100,7 +100,9 @@ def contend(run: Path, seed: int, name: str) -> dict[str, Any]:
     recipe = replace(Record(run).recipe, seed=seed)
     assert isinstance(recipe.budget, Seconds)
     data = recipe.data.load(recipe.validation)
-    examination = Examination(attacks={"pgd": PGD_50_10}, threat=recipe.threat, seed=0, batch_size=250)
+    examination = Examination(
+        attacks={"pgd": PGD_50_10}, threat=recipe.threat, seed=0, batch_size=250, precision="bfloat16"
+    )
     report = evaluate(CONTENDERS[name](recipe, data), data.test, examination)
     shares = {"clean": report.clean, "robust": report.robust}
     row = {key: [round(v, 4) for v in (s.value, s.low, s.high)] for key, s in shares.items()}
