@@ -93,6 +93,19 @@ def free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
+FAULT = """
+import sys
+if "--mode=proxy" in sys.orig_argv:
+    from ray.util.client.server.proxier import ProxyManager
+    start = ProxyManager.start_specific_server
+    def fail_once(*arguments):
+        ProxyManager.start_specific_server = start
+        return False
+    ProxyManager.start_specific_server = fail_once
+"""
+"""run by every Python process of the cluster; the first client asks in vain for a process that stands for it"""
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Running]:
     port, dashboard, client = free_ports(3)
@@ -132,7 +145,8 @@ def cluster() -> Iterator[Running]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}.items():
             patch.setenv(name, value)
-        patch.setenv("PYTHONPATH", str(Path(package.__file__).parents[1]))
+        (folder / "sitecustomize.py").write_text(FAULT)
+        patch.setenv("PYTHONPATH", f"{Path(package.__file__).parents[1]}:{folder}")
         testing = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         testing["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = "200"  # 30 are few on a busy machine
         with session(*words, f"--temp-dir={folder}/ray", env=testing) as process:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def connected(address: str, workers: int, storage: Path | None = None) -> Iterat
     local = address == "local"
     ours = _ours(workers) if local else {}
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **ours)
+        _init(address, ours)
     except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
@@ -105,6 +106,20 @@ def connected(address: str, workers: int, storage: Path | None = None) -> Iterat
         yield Cluster(local, *(int(resources.get(name, 0)) for name in ("CPU", "GPU", "driver")))
     finally:
         ray.shutdown()
+
+
+def _init(address: str, settings: dict[str, Any]) -> None:
+    """`ray.init`, again if the head could not start the process that is to stand for us there: a busy one may not."""
+    import ray
+
+    for attempts_left in (2, 1, 0):
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **settings)
+            return
+        except ConnectionError as error:
+            if "Starting Ray client server failed" not in str(error) or not attempts_left:
+                raise
+            time.sleep(1)
 
 
 def _ours(workers: int) -> dict[str, Any]:
