@@ -4,8 +4,8 @@
     quench sweep experiments/cifar10_minute.py --budget.seconds 300 --trials 8 --confirm 0 --concurrent 2
 
 Configurations begin with complete runs of an eighth of the time; the best half is run again for twice as long, and so
-on. They are chosen on held-out images, and the best five trained again on other seeds, for which PGD-50-10 and 1,000
-test images speak. `experiments/benchmarks/time_to_accuracy.py` puts what is found beside fast_adversarial's loop.
+on. They are chosen on 1,000 held-out images, and the best three trained again on other seeds, for which PGD-50-10 and
+1,000 test images speak. `experiments/benchmarks/time_to_accuracy.py` puts what is found beside fast_adversarial's loop.
 Your own copy:  --data.of.path ~/data/cifar-10-python.tar.gz, or --data.of image_folder --data.of.root DIR.
 """
 
@@ -22,7 +22,7 @@ from quench.training.recipe import Augmentation, Recipe, Selection
 from quench.training.schedules.one_cycle import OneCycle
 
 RECIPE = Recipe(
-    data=Subset(of=Cifar(), train=10_500, test=1000),
+    data=Subset(of=Cifar(), train=11_000, test=1000),
     model=SmallCNN(),
     threat=ThreatModel(norm=Linf(), epsilon=8 / 255),
     method=NFGSM(),
@@ -30,8 +30,8 @@ RECIPE = Recipe(
     schedule=OneCycle(peak=0.3),
     augmentation=Augmentation(padding=2, flip=True),
     precision="bfloat16",
-    validation=500,
-    selection=Selection(images=300),
+    validation=1000,
+    selection=Selection(attack=PGD(steps=10), images=1000),
     evaluation=PGD(steps=10),
     reliability=0,
 )
@@ -52,5 +52,5 @@ SWEEP = Sweep(
     search="tpe",
     trials=16,
     scheduler="halving",
-    confirm=Confirm(finalists=5, evaluation=PGD_50_10),
+    confirm=Confirm(finalists=3, evaluation=PGD_50_10),
 )
