@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 lock:
 	echo 'torch==2.13.0' | uv pip compile --universal --python-version 3.10 --extra dev --no-annotate --no-header --quiet --constraint - pyproject.toml | grep -vE '^(nvidia-[^m]|triton|cuda-)' > constraints.new
