@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -26,6 +27,8 @@ from quench.training.recipe import Recipe
 METRIC = "selection_accuracy"
 MOST_PENDING = 200
 """trials that are known from the start and wait for a place: enough for a cluster to see how far it should grow"""
+QUIET = 1.0
+"""seconds for which Tune is told nothing where it decides nothing: training waits until it has answered a report"""
 
 
 def sweep(campaign: Campaign, ray: Cluster, state: Path, timeout: float = 600.0) -> None:
@@ -98,7 +101,11 @@ def _trial(config: dict[str, Any]) -> None:
     if record.recipe.workers > 1:
         train_data_parallel(record, config["gpu"], config["timeout"], config["ahead"], [TuneReportCallback()])
         return
+    told = -QUIET
     for report in reports(record, trial.best_device(), config["ahead"]):
+        if config["ahead"] and time.monotonic() < told + QUIET:
+            continue
+        told = time.monotonic()
         if config["population"]:  # Tune wants a checkpoint to hand on; what is handed on are the records'
             with TemporaryDirectory() as nothing:
                 tune.report(report.metrics(), checkpoint=tune.Checkpoint.from_directory(nothing))
