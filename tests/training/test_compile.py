@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sysconfig
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 from torch._dynamo.utils import counters
 
 from conftest import tiny_recipe
+from quench.catalogue import members
 from quench.config import override
+from quench.methods import Method
 from quench.training.loop import fit
 from quench.training.state import TrainState
 
@@ -36,3 +39,22 @@ def test_a_run_compiles_one_graph_to_craft_by_and_one_to_learn_from() -> None:
         assert counters["frames"]["total"] == (2 if compiled else 0), "compiled anew"
         assert not counters["graph_break"]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("method", [name for name, kind in members(Method).items() if kind.compiles])
+def test_every_method_learns_compiled_what_it_learns_otherwise(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced as a GPU's code would be, and carried out by torch's own operators: the same to the bit."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    norm = {"threat.norm": "l1", "threat.epsilon": 2.0} if method == "fast_eg_l1" else {}
+    losses: list[list[float]] = []
+    for compiled in (True, False):
+        torch._dynamo.reset()
+        counters.clear()
+        recipe = override(tiny_recipe(), {"method": method, "compile": compiled, **norm})
+        data = recipe.data.load(recipe.validation)
+        state = TrainState.initial(recipe, data.spec(), torch.device("cpu"))
+        losses.append([report.train_loss for report in fit(state, recipe, data)])
+        if compiled:
+            assert 0 < counters["stats"]["unique_graphs"] == counters["frames"]["total"] <= 3
+            assert not counters["graph_break"]
+    assert losses[0] == losses[1]

@@ -69,6 +69,7 @@ def _class_directions(model: nn.Module, like: Tensor, threat: ThreatModel, conte
     """nu: `(classes, C, H, W)`."""
     grey = torch.full_like(like[:1], 0.5)
     with crafting(model, "running") as bare:
+        bare = getattr(bare, "_orig_mod", bare)  # torch.compile would make graphs for batches of any size from now on
         with torch.no_grad():
             labels = torch.arange(bare(grey).shape[1], device=like.device)
         images = grey.expand(len(labels), *like.shape[1:])
