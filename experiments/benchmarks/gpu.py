@@ -11,13 +11,16 @@ tests      python -m pytest -m gpu
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from gpu_setup import Rows
-from gpu_speed import epoch, roofline
+from gpu_speed import METHODS, epoch, roofline
 from gpu_time_to import GOALS, search, time_to
 
 REPOSITORY = Path(__file__).parents[2]
@@ -40,20 +43,27 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", help="CIFAR-10: the archive, its folder, or a folder of images; made up if not given")
     parser.add_argument("--out", type=Path, default=Path("experiments/results/gpu"))
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
-    parser.add_argument("--minutes", type=float, default=9.0, help="after which a stage begins nothing new")
+    parser.add_argument(
+        "--minutes", type=float, default=9.0, help="for all stages: nothing is begun that may end later"
+    )
+    parser.add_argument(
+        "--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="of updates and epochs"
+    )
     parser.add_argument("--goals", nargs="+", choices=list(GOALS), default=list(GOALS))
-    parser.add_argument("--candidates", type=int, help="how many of a goal's to try")
+    parser.add_argument("--candidates", type=int, help="how many of a goal's to search among")
+    parser.add_argument("--candidate", help="what time_to takes, whatever the search has found")
     parser.add_argument("--batches", nargs="+", type=int, default=[128, 512, 1024])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--updates", type=int, default=20, help="that are timed together")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--judged", type=int, default=0, help="test images; all if 0")
-    parser.add_argument("--judging-batch", type=int, default=1000)
+    parser.add_argument("--judging-batch", type=int, default=2500)
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     small = parser.add_argument_group("to try a stage out")
     small.add_argument("--images", type=int, default=50_000, help="that are made up")
     small.add_argument("--width", type=int, help="of every network")
     small.add_argument("--epochs", type=int, help="of every run")
+    small.add_argument("--batch", type=int, help="of every run")
     small.add_argument("--gemm", type=int, default=8192, help="side of the matrices that are multiplied")
     asked = parser.parse_args()
     for stage in asked.stages:
@@ -65,9 +75,20 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
+    """A process for each stage: what one leaves behind on the GPU, or a crash, is no matter to the next."""
     asked = arguments()
+    if len(asked.stages) == 1:
+        STAGES[asked.stages[0]](asked)
+        return
+    end, failed = time.monotonic() + 60 * asked.minutes, False
+    options = [word for word in sys.argv[1:] if word not in STAGES]
     for stage in asked.stages or STAGES:
-        STAGES[stage](asked)
+        left = f"{(end - time.monotonic()) / 60:.2f}"
+        with TemporaryDirectory() as nothing:  # compiled before, so that every stage's compilation counts
+            command = [sys.executable, __file__, stage, *options, f"--minutes={left}"]
+            done = subprocess.run(command, env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": nothing}, check=False)
+        failed |= done.returncode != 0
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

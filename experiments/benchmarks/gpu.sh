@@ -3,8 +3,10 @@
 #
 #     sh experiments/benchmarks/gpu.sh roofline epoch search time_to tests --data cifar-10-python.tar.gz
 #
-# Each stage leaves a JSON file in ${OUT:-experiments/results/gpu}, from its first row on, and begins nothing new after
-# --minutes 9. `--help` has the rest; `--device cpu --images 256 --width 4 ...` tries a stage out.
+# Stages run in the order in which they are named, each in a process of its own, and leave a JSON file each in
+# ${OUT:-experiments/results/gpu}, from its first row on. Nothing is begun that may end after --minutes 9, of all of them.
+# With little time, time_to goes first: it takes what the search found, or else its own first choice.
+# `--help` has the rest; `--device cpu --images 256 --width 4 ...` tries a stage out.
 set -eu
 cd "$(dirname "$0")/../.."
 export PYTHONPATH="$PWD/platform:$PWD/experiments${PYTHONPATH:+:$PYTHONPATH}"

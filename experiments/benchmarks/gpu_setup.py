@@ -6,13 +6,15 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from quench.datasets import Dataset, Split
+from quench.datasets import Data, Dataset, Split
 from quench.datasets.cifar import Cifar
 from quench.datasets.image_folder import ImageFolder
 from quench.durable import write_json
@@ -45,6 +47,12 @@ def dataset(asked: argparse.Namespace) -> Dataset:
     return ImageFolder(root=asked.data) if (Path(asked.data) / "train").is_dir() else Cifar(path=asked.data)
 
 
+@cache
+def loaded(dataset: Dataset, validation: int) -> Data:
+    """Read once, however many runs there are."""
+    return dataset.load(validation)
+
+
 def adapted(recipe: Recipe, asked: argparse.Namespace) -> Recipe:
     """On the images asked for; with what is given to try a stage out, or to search further."""
     held_out = min(recipe.validation, asked.images // 5)
@@ -59,9 +67,24 @@ class Rows:
     stage: str
     asked: argparse.Namespace
     rows: list[dict[str, Any]] = field(default_factory=list)
-    started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._end = time.monotonic() + 60 * self.asked.minutes
+        self._latest, self._slowest = time.monotonic(), 0.0
+
+    def measure(self, work: Callable[[], dict[str, Any]], **about: Any) -> dict[str, Any] | None:
+        """Add a row with what `work` finds; or, as the other rows are wanted all the same, with what went wrong."""
+        try:
+            found = work()
+        except Exception as error:
+            self.add(**about, error=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            return None
+        self.add(**about, **found)
+        return found
 
     def add(self, **row: Any) -> None:
+        now = time.monotonic()
+        self._latest, self._slowest = now, max(self._slowest, now - self._latest)
         self.rows.append(row)
         print(self.stage, "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
         path = self.asked.out / f"{self.stage}.json"
@@ -69,8 +92,8 @@ class Rows:
         write_json(path, {"machine": machine(self.asked), "rows": self.rows})
 
     def late(self) -> bool:
-        """Whether to begin nothing new."""
-        return time.monotonic() - self.started > 60 * self.asked.minutes
+        """Whether there is no time for another row like the slowest one so far."""
+        return time.monotonic() + self._slowest > self._end
 
 
 def read(asked: argparse.Namespace, stage: str) -> list[dict[str, Any]]:

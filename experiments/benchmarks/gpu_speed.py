@@ -7,11 +7,12 @@ import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from gpu_one_graph import OneGraph
-from gpu_setup import Made, Rows, adapted, settled
+from gpu_setup import Made, Rows, adapted, loaded, settled
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -54,8 +55,8 @@ def roofline(asked: argparse.Namespace) -> None:
     rates = {name: matmul_rate(asked, *setting) for name, setting in _RATES.items()}
     bandwidth = copy_rate(asked)
     rows.add(**{f"TFLOP/s {name}": round(rate / 1e12, 2) for name, rate in rates.items()}, GB_s=round(bandwidth / 1e9))
-    for name, method in METHODS.items():
-        flops, traffic = work(asked, method)
+    for name in asked.methods:
+        flops, traffic = work(asked, METHODS[name])
         rows.add(method=name, GFLOP_image=round(flops / 1e9, 3), eager_MB_image=round(traffic / 1e6, 2))
         for batch in asked.batches:
             setting = dict(PLAIN)
@@ -65,40 +66,53 @@ def roofline(asked: argparse.Namespace) -> None:
                     continue
                 if rows.late():
                     return
-                row = {"method": name, "batch": batch, "setting": step}
-                try:
-                    seconds = update_seconds(asked, method, batch, **setting)
-                except Exception as error:  # the other rows are wanted all the same
-                    rows.add(**row, error=" ".join(str(error).split())[:300])
-                    continue
-                kind = "bfloat16" if setting["precision"] == "bfloat16" else "TF32" if setting["tf32"] else "float32"
-                rows.add(
-                    **row,
-                    ms=[round(1e3 * each, 3) for each in seconds],
-                    median_ms=round(1e3 * statistics.median(seconds), 3),
-                    of_matmul_rate=round(flops * batch / statistics.median(seconds) / rates[kind], 4),
-                    of_bandwidth_if_eager=round(traffic * batch / statistics.median(seconds) / bandwidth, 4),
-                )
+                low = setting["precision"] == "bfloat16"
+                bounds = {
+                    "of_matmul_rate": flops / rates["bfloat16" if low else "TF32" if setting["tf32"] else "float32"]
+                }
+                if low:  # as the bytes were counted
+                    bounds["of_bandwidth_if_eager"] = traffic / bandwidth
+                measured = partial(updates, asked, METHODS[name], batch, dict(setting), bounds)
+                rows.measure(measured, method=name, batch=batch, setting=step)
+
+
+def updates(
+    asked: argparse.Namespace, method: Method, batch: int, setting: dict[str, Any], bounds: dict[str, float]
+) -> dict[str, Any]:
+    """Milliseconds of an update, and what share of them each bound is, in seconds for each image."""
+    seconds = update_seconds(asked, method, batch, **setting)
+    usual = statistics.median(seconds)
+    shares = {bound: round(batch * least / usual, 4) for bound, least in bounds.items()}
+    return {"ms": [round(1e3 * each, 3) for each in seconds], "median_ms": round(1e3 * usual, 3), **shares}
 
 
 def epoch(asked: argparse.Namespace) -> None:
     """Train seconds of an epoch, whole recipe: crops, flips, the moving average, the guard's looks."""
     rows = Rows("epoch", asked)
-    for name in ("fgsm_rs", "n_fgsm"):
+    for name in asked.methods:
         for batch in asked.batches:
             if rows.late():
                 return
-            torch._dynamo.reset()
             recipe = adapted(replace(RECIPE, method=METHODS[name], batch_size=batch, budget=Epochs(1000)), asked)
-            training = begun(asked, recipe, mode="default" if recipe.compile else "eager")
-            first, *others = (_epoch(training) for _ in range(1 + asked.repeats))
-            usual = statistics.median(others)
-            memory = torch.cuda.max_memory_allocated(asked.device) if asked.device.type == "cuda" else 0
-            rows.add(
-                **{"method": name, "batch": batch, "images": training.examples, "compiled": recipe.compile},
-                **{"seconds": [round(each, 3) for each in others], "median": round(usual, 3)},
-                **{"compile_seconds": round(first - usual, 2), "peak_GB": round(memory / 1e9, 2)},
-            )
+            rows.measure(partial(epochs, asked, recipe), method=name, batch=batch, compiled=recipe.compile)
+
+
+def epochs(asked: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+    """Seconds of the epochs after the first, what the first took longer, and the most memory in use."""
+    cuda = asked.device.type == "cuda"
+    torch._dynamo.reset()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(asked.device)
+    training = begun(asked, recipe, mode="default" if recipe.compile else "eager")
+    first, *others = (_epoch(training) for _ in range(1 + asked.repeats))
+    usual = statistics.median(others)
+    return {
+        "images": training.examples,
+        "seconds": [round(each, 3) for each in others],
+        "median": round(usual, 3),
+        "first_more": round(first - usual, 2),
+        "peak_GB": round(torch.cuda.max_memory_allocated(asked.device) / 1e9, 2) if cuda else None,
+    }
 
 
 _RATES = {"float32": (torch.float32, False), "TF32": (torch.float32, True), "bfloat16": (torch.bfloat16, True)}
@@ -119,13 +133,14 @@ def copy_rate(asked: argparse.Namespace) -> float:
 
 
 def _best(asked: argparse.Namespace, work: Callable[[], object], at_once: int = 10) -> float:
-    times: list[float] = []
-    for _ in range(4):
-        started = settled(asked.device)
-        for _ in range(at_once):
-            work()
-        times.append((settled(asked.device) - started) / at_once)
-    return min(times)
+    return min(_mean(asked, work, at_once) for _ in range(4))
+
+
+def _mean(asked: argparse.Namespace, work: Callable[[], object], at_once: int) -> float:
+    started = settled(asked.device)
+    for _ in range(at_once):
+        work()
+    return (settled(asked.device) - started) / at_once
 
 
 class CountBytes(TorchDispatchMode):
@@ -173,14 +188,14 @@ def update_seconds(
         if mode != "captured":
             return [_epoch(training) / asked.updates for _ in range(2 + asked.repeats)][2:]
         replay = captured(training)
-        return [_best(asked, replay, asked.updates) for _ in range(asked.repeats)]
+        return [_mean(asked, replay, asked.updates) for _ in range(1 + asked.repeats)][1:]
 
 
 def begun(asked: argparse.Namespace, recipe: Recipe, images: int | None = None, mode: str = "eager") -> Training:
     """A training by `recipe` on all its images, or on so many made up ones; not guarded then."""
     if mode == "one graph" and isinstance(recipe.method, FGSMRS | NFGSM):
         recipe = replace(recipe, method=OneGraph(method=recipe.method))
-    data = (recipe.data if images is None else Made(images=images + 1)).load(1 if images else recipe.validation)
+    data = loaded(recipe.data, recipe.validation) if images is None else loaded(Made(images=images + 1), 1)
     guard = recipe.guard if images is None else Guard(action="off")
     recipe = replace(recipe, guard=guard, budget=Epochs(1000))
     state = TrainState.initial(recipe, data.spec(), asked.device)
@@ -218,7 +233,11 @@ def captured(training: Training) -> Callable[[], None]:
     graph.register_generator_state(context.rng)
     with torch.cuda.graph(graph):
         training._learn_from(batch, context)
-    return graph.replay
+
+    def replay(reads: object = (batch, context)) -> None:  # which must not be freed before
+        graph.replay()
+
+    return replay
 
 
 def _epoch(training: Training) -> float:
