@@ -2,12 +2,12 @@
 
     python experiments/benchmarks/overhead.py [--epochs 20] [--trials 3] [--repeats 3] [--size 8]
 
-Recipe:    experiments/digits_linf.py with fewer epochs, of a fifth of a second, in which little else is lost, and a
-           short final evaluation; --size 16 or 32 enlarges the digits, and so the epochs, 4 or 16 times.
+Recipe:    experiments/digits_linf.py with fewer epochs, of a fifth of a second, in which little else is lost, and short
+           looks at the held-out and the test images; --size 16 or 32 makes the epochs 4 or 16 times as long.
 By:        fit: the bare training loop in a process of its own, which keeps nothing; train: `quench train`, with record,
            checkpoints and MLflow; sweep: `quench sweep` of some seeds one after the other, with Ray Tune besides.
 Epochs:    all but each run's first. Train seconds are the train clock's; wall seconds, from report to report, have
-           the probe of the held-out images and what the platform does besides, the seconds "beside" the train clock;
+           the look at the held-out images and what the platform does besides, the seconds "beside" the train clock;
            CPU seconds are those of the process that trains. "more" is what the median adds to fit's in the same turn:
            median, least and most of the turns.
 Start:     seconds from the program's start, in a sweep from the end of the trial before, until a run begins to train.

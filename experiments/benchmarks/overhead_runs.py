@@ -36,7 +36,8 @@ from quench.attacks.pgd import PGD
 from quench.datasets.digits import Digits
 from quench.training.budgets.epochs import Epochs
 
-RECIPE = replace(DIGITS, data=Digits(size={size}), budget=Epochs({epochs}), evaluation=PGD(steps=2), reliability=0)
+SHORT = dict(probe=PGD(steps=1), evaluation=PGD(steps=2), reliability=0)
+RECIPE = replace(DIGITS, data=Digits(size={size}), budget=Epochs({epochs}), **SHORT)
 SWEEP = Sweep(space={{"seed": Choice(*range({trials}))}})
 """
 

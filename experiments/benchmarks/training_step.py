@@ -9,6 +9,7 @@ Ladder:   from the published loop to ours, one setting more in each row; then ou
 Fairness: each contender is a process of its own, and they take turns, so that a slow minute hits all of them, and
           none has what another did to the process.
 Bound:    the update's operations over the rate of a large convolution (3x3, 256 channels) in the same precision.
+Parts:    of our update's time, by torch's profiler.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import multiprocessing
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -33,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from ladder import L2_HALF, LADDER, MODELS, SPEC, Ours, Theirs
 from published import Steps
+from step_profile import parts
 
 from quench.catalogue import name_of
 from quench.datasets import Split
@@ -52,6 +54,7 @@ class Peer:
         return self.loop(network.build(SPEC, 0), split.images, split.labels, batch_size)
 
 
+OURS = "+ bfloat16 (quench)"
 CONTENDERS: dict[str, Ours | Theirs | Peer] = {
     **({"ART": Peer(published.art)} if find_spec("art") else {}),
     **({"torchattacks": Peer(published.torchattacks)} if find_spec("torchattacks") else {}),
@@ -65,7 +68,7 @@ CONTENDERS: dict[str, Ours | Theirs | Peer] = {
 
 
 def contend(name: str, model: str, batch_size: int, updates: int, threads: int, line: Connection) -> None:
-    """In a process of its own: an epoch, and what it took, whenever it is asked for."""
+    """In a process of its own: an epoch, and what it took or which parts it has, whenever it is asked for."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     network, _ = MODELS[model]
@@ -73,7 +76,10 @@ def contend(name: str, model: str, batch_size: int, updates: int, threads: int, 
     images = torch.randint(0, 256, (updates * batch_size, 3, 32, 32), dtype=torch.uint8, generator=rng)
     split = Split(images, torch.randint(0, 10, (len(images),), generator=rng))
     epoch = CONTENDERS[name].steps(network, batch_size, split)
-    while line.recv():
+    while asked := line.recv():
+        if asked == "parts":
+            line.send(parts(epoch))
+            continue
         started = time.perf_counter()
         epoch()
         seconds = (time.perf_counter() - started) / updates
@@ -81,21 +87,22 @@ def contend(name: str, model: str, batch_size: int, updates: int, threads: int, 
 
 
 @contextmanager
-def contender(*words: Any) -> Any:
+def contender(*words: Any) -> Iterator[Callable[[str], Any]]:
+    """What answers "turn", by seconds for each update and peak MB, or "parts"."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=contend, args=(*words, there), daemon=True)
     process.start()
     try:
 
-        def turn() -> tuple[float, float]:
-            here.send(True)
+        def ask(what: str) -> Any:
+            here.send(what)
             return here.recv()
 
-        turn()  # the first one is slow
-        yield turn
+        ask("turn")  # the first one is slow
+        yield ask
     finally:
-        here.send(False)
+        here.send("")
         process.join()
 
 
@@ -127,9 +134,9 @@ def table(model: str, batch_size: int, repeats: int, updates: int, threads: int)
     for _ in range(repeats):
         for name in CONTENDERS:
             # Begun anew for every turn: a dozen of them at once would not leave the caches and memory alone.
-            with contender(name, model, batch_size, updates, threads) as turn:
+            with contender(name, model, batch_size, updates, threads) as ask:
                 for _ in range(2):
-                    took, memory[name] = turn()
+                    took, memory[name] = ask("turn")
                     seconds[name].append(took)
             print(f"{model} {name}: {1e3 * seconds[name][-1]:.1f} ms an update", flush=True)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
@@ -156,6 +163,16 @@ def table(model: str, batch_size: int, repeats: int, updates: int, threads: int)
     return rows
 
 
+def profiled(rows: list[dict[str, Any]], updates: int, threads: int) -> list[dict[str, Any]]:
+    """Of each model: the parts of our update, and how near it comes to the bound."""
+    found: list[dict[str, Any]] = []
+    for row in (row for row in rows if row["step"] == OURS):
+        with contender(OURS, row["model"], row["batch"], updates, threads) as ask:
+            shares = {part: round(share, 3) for part, share in ask("parts").items()}
+        found.append({"model": row["model"], "parts": shares, "share of the bound": row["share of the bound"]})
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS))
@@ -180,10 +197,11 @@ def main() -> None:
     print(json.dumps(about))
     how = (asked.repeats, asked.updates, asked.threads)
     rows = [row for model in asked.model for row in table(model, asked.batch or MODELS[model][1], *how)]
-    for row in rows:
+    result = {"rows": rows, "profile": profiled(rows, asked.updates, asked.threads)}
+    for row in (*result["rows"], *result["profile"]):
         print("  ".join(f"{key} {value}" for key, value in row.items()))
     if asked.out:
-        write_json(asked.out, {"machine": about, "rows": rows})
+        write_json(asked.out, {"machine": about, **result})
 
 
 if __name__ == "__main__":

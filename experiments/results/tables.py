@@ -111,20 +111,23 @@ def scaling() -> list[str]:
 
 
 def training_step() -> list[str]:
-    """Milliseconds of an update, from the published loop to ours."""
-    rows = json.loads((HERE / "training_step.json").read_text())["rows"]
-    lines = [
-        "| | batch | ms (least - most) | times faster | of the bound | peak MB |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        share = row["share of the bound"]
-        cells = [f"{row['model']}: {row['step']}", str(row["batch"])]
-        cells += [
-            f"{row['milliseconds']:.0f} ({row['lowest']:.0f} - {row['highest']:.0f})",
-            f"{row['times faster']:.2f}x",
-        ]
-        lines.append(f"| {' | '.join([*cells, '' if share is None else format(share, '.0%'), str(row['peak MB'])])} |")
+    """An update by every hand and with every setting: its time, and where that of ours goes."""
+    found = json.loads((HERE / "training_step.json").read_text())
+    rows = {(row["model"], row["step"]): row for row in found["rows"]}
+    models = {model: next(rows[key]["batch"] for key in rows if key[0] == model) for model, _ in rows}
+    heads = (f"{model}, {batch} images: ms (least - most) | times faster | MB" for model, batch in models.items())
+    lines = [f"| | {' | '.join(heads)} |", "|" + (1 + 3 * len(models)) * "---|"]
+    for step in dict.fromkeys(step for _, step in rows):
+        cells = [step]
+        for row in (rows[model, step] for model in models):
+            cells += [f"{row['milliseconds']:.0f} ({row['lowest']:.0f} - {row['highest']:.0f})"]
+            cells += [f"{row['times faster']:.2f}x", str(row["peak MB"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    parts = list(found["profile"][0]["parts"])
+    lines += [f"| | {' | '.join(parts)} | of the bound |", "|" + (2 + len(parts)) * "---|"]
+    for row in found["profile"]:
+        cells = (f"{row['parts'][part]:.0%}" for part in parts)
+        lines.append(f"| {row['model']} | {' | '.join(cells)} | {row['share of the bound']:.0%} |")
     return lines
 
 
