@@ -15,10 +15,10 @@ import json
 import tempfile
 import time
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from measuring import about
 
 from quench.attacks.pgd import PGD
 from quench.catalogue import members, name_of
@@ -33,7 +33,7 @@ from quench.record import Record
 from quench.threat_model import ThreatModel
 from quench.training.budgets.epochs import Epochs
 from quench.training.recipe import Recipe
-from quench.trial import machine, run
+from quench.trial import run
 
 SMALL = Recipe(
     data=Digits(),
@@ -100,18 +100,12 @@ def main() -> None:
             costs[number] += estimate([each], torch.device("cpu")).costs
             runs[number].append(measured(each))
     rows = [row(*each) for each in zip(recipes, costs, runs, strict=True)]
-    about = {
-        **machine(torch.device("cpu")),
-        "recipe": "deep" if asked.deep else "small",
-        "torch": version("torch"),
-        "seed": 0,
-        "repeats": asked.repeats,
-    }
-    print(json.dumps(about))
+    machine = about(recipe="deep" if asked.deep else "small", repeats=asked.repeats)
+    print(json.dumps(machine))
     for each in rows:
         print("  ".join(f"{key} {value}" for key, value in each.items()))
     if asked.out:
-        write_json(asked.out, {"machine": about, "rows": rows})
+        write_json(asked.out, {"machine": machine, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -26,11 +26,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import about
 from torch.utils.data import DataLoader, Dataset
 
 from quench import Recipe, ThreatModel
@@ -47,7 +47,6 @@ from quench.models.small_cnn import SmallCNN
 from quench.ranks import Ranks
 from quench.training.recipe import Augmentation
 from quench.training.streaming import feed_of
-from quench.trial import machine
 
 BATCH, TIMES, PAUSE = 128, (1, 4, 16), 0.25
 Source = Callable[[int], Iterable[object]]
@@ -191,22 +190,13 @@ def main() -> None:
         row = {"times": times, "images": images, "peak MB": int(seen) // 10**6, "in memory MB": held // 10**6}
         memory.append({**row, "waited": round(float(waited), 3)})
         print(memory[-1], flush=True)
-    about = {
-        **machine(torch.device("cpu")),
-        "cpus": asked.cpus,
-        "torch": version("torch"),
-        "ray": version("ray"),
-        "data": Path(asked.data).name,
-        "images": len(files),
-        "size": asked.size,
-        "memory size": asked.memory_size,
-        "seed": 0,
-    }
-    del about["pid"]
-    for row in (about, *rows):
+    machine = about(
+        "ray", data=Path(asked.data).name, images=len(files), size=asked.size, memory_size=asked.memory_size
+    )
+    for row in (machine, *rows):
         print(json.dumps(row))
     if asked.out:
-        write_json(asked.out, {"machine": about, "rows": rows, "memory": memory})
+        write_json(asked.out, {"machine": machine | {"cpus": asked.cpus}, "rows": rows, "memory": memory})
 
 
 if __name__ == "__main__":

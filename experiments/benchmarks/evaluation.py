@@ -23,12 +23,12 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from measuring import about
 from torch import Tensor, nn
 
 from quench.attacks import Attack, Precision, Victim
@@ -48,7 +48,6 @@ from quench.training.budgets.epochs import Epochs
 from quench.training.loop import fit
 from quench.training.recipe import Augmentation, Recipe
 from quench.training.state import TrainState
-from quench.trial import machine
 
 STEPS, RESTARTS, RATIO = PGD_50_10.steps, PGD_50_10.restarts, 0.25
 Contender = Callable[[nn.Module, Batch, ThreatModel, int], Tensor]
@@ -206,21 +205,19 @@ def main() -> None:
         }
         rows = measure("PGD-50-10", pgd, asked.repeats, model, batch, threat)
         rows += measure("AutoAttack", autoattack, asked.repeats, model, batch, threat)
-    packages = {name: version(name) for name in ("torch", "pyautoattack", "foolbox") if find_spec(name)}
-    about = {
-        **machine(torch.device("cpu")),
-        **packages,
-        "data": Path(asked.data).name if asked.data else "digits",
-        "threat": str(threat),
-        "images": asked.images,
-        "clean": round(clean / asked.images, 4),
-        "seed": 0,
-    }
-    print(json.dumps(about))
+    machine = about(
+        *("pyautoattack", "foolbox"),
+        data=Path(asked.data).name if asked.data else "digits",
+        threat=str(threat),
+        images=asked.images,
+        clean=round(clean / asked.images, 4),
+        n=asked.repeats,
+    )
+    print(json.dumps(machine))
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
     if asked.out:
-        write_json(asked.out, {"machine": about, "rows": rows})
+        write_json(asked.out, {"machine": machine, "rows": rows})
 
 
 if __name__ == "__main__":

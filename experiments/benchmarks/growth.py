@@ -5,12 +5,13 @@
 Parts:    the platform's own work, one thing larger at a time; growth_training.py and growth_records.py say what each
           does. Training is that of the small CNN with N-FGSM on random images of 8x8, judging is by attacks that do not
           succeed and so leave nothing out, and trials are made up: nothing is trained for them.
-Seconds:  CPU seconds of the process, all threads, and wall-clock seconds; medians of the repeats, of which there are
-          fewer once they have taken `ENOUGH` seconds. Each part and size is a process of its own, in which the smallest
-          size goes first and does not count; nor does the first turn, if there is another.
+Seconds:  CPU seconds of the process, all threads, and wall-clock seconds: median, least and most of the repeats, of
+          which there are only two once they have taken `ENOUGH` seconds. Each part and size is a process of its own, in
+          which the smallest size goes first and does not count; nor does the first turn.
 Memory:   the process's largest resident set, what was prepared included; x0 is a process that has only begun.
-Growth:   the CPU seconds of x64 over those of x16: 4.0 is linear, and above `LINEAR` a part is called worse. TPE is:
-          it fits its densities to all earlier trials before each new one, which is the method's nature.
+Growth:   what x64 takes more than x16, over what x16 takes more than x4 (a tenth of its own, if that is more), in CPU
+          seconds: 4.0 is linear, however much there is that does not grow, 0 is constant, and above `LINEAR` a part is
+          called worse. TPE is: it fits its densities to all earlier trials before each new one, which is its nature.
 """
 
 from __future__ import annotations
@@ -18,11 +19,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import platform
-import statistics
 import time
-from importlib.metadata import version
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,33 +30,27 @@ import torch
 from growth_records import PARTS as RECORDS
 from growth_training import PARTS as TRAINING
 from growth_training import Part
+from measuring import about, peak_mb, spread
 
 from quench.durable import write_json
-from quench.trial import machine
 
 TIMES = (1, 4, 16, 64)
 ENOUGH = 3.0
 LINEAR = 5.0
 
 
-def peak() -> int:
-    """MB that this process has had resident at most; what its parent had before it does not count."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(round(int(line.split()[1]) * 1024 / 1e6) for line in lines if line.startswith("VmHWM:"))
-
-
 def measure(part: Part, times: int, repeats: int, answer: Connection) -> None:
     """In a process of its own: CPU and wall-clock seconds of every turn, and the peak memory at the start and end."""
-    start, turns = peak(), list[tuple[float, float]]()
+    start, turns = peak_mb(), list[tuple[float, float]]()
     with TemporaryDirectory() as first, TemporaryDirectory() as second:
         part.prepare(part.first, Path(first))()
         work = part.prepare(part.first * times, Path(second))
-        while len(turns) <= repeats and sum(wall for _, wall in turns) < ENOUGH:
+        while len(turns) <= 2 or (len(turns) <= repeats and sum(wall for _, wall in turns) < ENOUGH):
             gc.collect()
             wall, cpu = time.perf_counter(), time.process_time()
             work()
             turns.append((time.process_time() - cpu, time.perf_counter() - wall))
-    answer.send((turns[1:] or turns, start, peak()))
+    answer.send((turns[1:], start, peak_mb()))
 
 
 def apart(part: Part, times: int, repeats: int) -> tuple[list[tuple[float, float]], int, int]:
@@ -77,13 +68,13 @@ def apart(part: Part, times: int, repeats: int) -> tuple[list[tuple[float, float
 def row_of(part: Part, repeats: int) -> dict[str, Any]:
     """A row of the table."""
     row: dict[str, Any] = {"grows": part.grows, "part": part.name, "x1": part.first}
-    row |= {"turns": {}, "cpu s": {}, "wall s": {}, "peak MB": {}}
+    row |= {"cpu s": {}, "wall s": {}, "peak MB": {}}
     for times in TIMES:
         turns, row["peak MB"]["x0"], row["peak MB"][f"x{times}"] = apart(part, times, repeats)
-        row["turns"][f"x{times}"] = len(turns)
         for name, seconds in zip(("cpu s", "wall s"), zip(*turns, strict=True), strict=True):
-            row[name][f"x{times}"] = float(f"{statistics.median(seconds):.3g}")
-    return row | {"x64 / x16": round(row["cpu s"]["x64"] / row["cpu s"]["x16"], 2)}
+            row[name][f"x{times}"] = spread(list(seconds))
+    x4, x16, x64 = (row["cpu s"][times]["median"] for times in ("x4", "x16", "x64"))
+    return row | {"growth": round((x64 - x16) / max(x16 - x4, 0.1 * x16), 1)}
 
 
 def main() -> None:
@@ -93,21 +84,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a JSON file for the result")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    packages = {name: version(name) for name in ("torch", "mlflow", "optuna", "pandas")}
-    about = {**machine(torch.device("cpu")), "cpus": os.cpu_count(), "python": platform.python_version(), **packages}
-    about |= {"repeats": asked.repeats, "seed": 0}
-    del about["pid"]
-    print(json.dumps(about))
+    machine = about("mlflow", "optuna", "pandas", repeats=asked.repeats)
+    print(json.dumps(machine))
     started, rows = time.perf_counter(), list[dict[str, Any]]()
     for part in TRAINING + RECORDS:
         if asked.only in f"{part.grows}: {part.name}":
             rows.append(row_of(part, asked.repeats))
-            worse = "  worse than linear" if rows[-1]["x64 / x16"] > LINEAR else ""
+            worse = "  worse than linear" if rows[-1]["growth"] > LINEAR else ""
             print(json.dumps(rows[-1]) + worse, flush=True)
-    about["minutes"] = round((time.perf_counter() - started) / 60, 1)
-    print(f"{about['minutes']} minutes")
+    machine["minutes"] = round((time.perf_counter() - started) / 60, 1)
+    print(f"{machine['minutes']} minutes")
     if asked.out:
-        write_json(asked.out, {"machine": about, "rows": rows})
+        write_json(asked.out, {"machine": machine, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""The contenders of `overhead.py`: a recipe by the bare loop, by `quench train` and by `quench sweep`.
-
-Light to import: the largest resident set of a child begins with its parent's.
-"""
+"""The contenders of `overhead.py`: a recipe by the bare loop, by `quench train` and by `quench sweep`."""
 
 from __future__ import annotations
 
@@ -65,6 +62,8 @@ class Turn(NamedTuple):
     epochs: list[Epoch]
     trainers: set[int]
     """the processes that trained"""
+    busy: float
+    """CPU seconds of the whole machine"""
 
 
 def bare(path: Path, place: Path) -> None:
@@ -85,7 +84,7 @@ def bare(path: Path, place: Path) -> None:
 
 
 def by_fit(path: Path, folder: Path, watching: Watching) -> Turn:
-    place, started = folder / "fit.json", time.time()
+    place, started, before = folder / "fit.json", time.time(), busy()
     process = get_context("spawn").Process(target=bare, args=(path, place))
     process.start()
     assert process.pid is not None
@@ -93,23 +92,30 @@ def by_fit(path: Path, folder: Path, watching: Watching) -> Turn:
         process.join()
     over, found = time.time(), json.loads(place.read_text())
     epochs = [Epoch(*(b - a for a, b in zip(one, other, strict=True))) for one, other in pairwise(found["readings"])]
-    return Turn(started, [found["begun"]], [found["ended"]], over, epochs, {process.pid})
+    return Turn(started, [found["begun"]], [found["ended"]], over, epochs, {process.pid}, busy() - before)
 
 
 def by_program(command: str, *words: str) -> Callable[..., Turn]:
     def run(path: Path, folder: Path, watching: Watching) -> Turn:
         storage = folder / f"{command}-{time.time_ns()}"
         store = ["--storage", str(storage), "--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
-        started = time.time()
+        started, before = time.time(), busy()
         process = subprocess.Popen([QUENCH, command, str(path), *words, *store], **QUIET)
         with watching(process.pid):
             assert process.wait() == 0
-        return turn(started, time.time(), sorted(storage.rglob("log.jsonl")))
+        over, used = time.time(), busy() - before
+        return turn(started, over, sorted(storage.rglob("log.jsonl")), used)
 
     return run
 
 
-def turn(started: float, over: float, logs: list[Path]) -> Turn:
+def busy() -> float:
+    """CPU seconds that the machine has been at work."""
+    times = psutil.cpu_times()
+    return times.user + times.nice + times.system
+
+
+def turn(started: float, over: float, logs: list[Path], used: float) -> Turn:
     """What the runs' own logs say."""
     begun, ended, epochs, trainers = list[float](), list[float](), list[Epoch](), set[int]()
     for log in logs:
@@ -123,7 +129,7 @@ def turn(started: float, over: float, logs: list[Path]) -> Turn:
             wall = (other["time"] - one["time"]) / 1000
             train = other["metrics"]["train_seconds"] - one["metrics"]["train_seconds"]
             epochs.append(Epoch(train, wall, wall * other["system"]["process_cpu_percentage"] / 100))
-    return Turn(started, begun, ended, over, epochs, trainers)
+    return Turn(started, begun, ended, over, epochs, trainers, used)
 
 
 class Memory:

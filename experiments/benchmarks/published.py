@@ -1,4 +1,8 @@
-"""Fast adversarial training as it is written elsewhere, to be timed: each a `Steps` over the same images."""
+"""Fast adversarial training as it is written elsewhere, to be timed: each a `Steps` over the same images.
+
+All get their images from a DataLoader of this process, whole batches only, by `PerImage`; they normalise within the
+model, as our networks do.
+"""
 
 from __future__ import annotations
 
@@ -12,30 +16,31 @@ from torch.utils.data import DataLoader, Dataset
 
 Steps = Callable[[], None]
 """an epoch over the images"""
-EPSILON, ALPHA, PADDING = 8 / 255, 10 / 255, 4
+EPSILON, ALPHA = 8 / 255, 10 / 255
 
 
 class PerImage(Dataset[tuple[Tensor, int]]):
     """Images `(N, H, W, C)` uint8, each cropped, mirrored and made a tensor on its own, as by torchvision."""
 
-    def __init__(self, images: np.ndarray, labels: list[int]) -> None:
-        self.images, self.labels = images, labels
+    def __init__(self, images: np.ndarray, labels: list[int], padding: int) -> None:
+        self.images, self.labels, self.padding = images, labels, padding
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        image = np.pad(self.images[i], ((PADDING, PADDING), (PADDING, PADDING), (0, 0)))
-        top, left = torch.randint(0, 2 * PADDING + 1, (2,)).tolist()
+        most = self.padding
+        image = np.pad(self.images[i], ((most, most), (most, most), (0, 0)))
+        top, left = torch.randint(0, 2 * most + 1, (2,)).tolist()
         image = image[top : top + self.images.shape[1], left : left + self.images.shape[2]]
         if torch.rand(1).item() < 0.5:
             image = image[:, ::-1]
         return torch.from_numpy(image.copy()).permute(2, 0, 1).contiguous().float().div(255), self.labels[i]
 
 
-def loader(images: Tensor, labels: Tensor, batch_size: int) -> DataLoader[tuple[Tensor, int]]:
+def loader(images: Tensor, labels: Tensor, batch_size: int, padding: int = 4) -> DataLoader[tuple[Tensor, int]]:
     """Batches of `images` `(N, C, H, W)` uint8, in memory order and by code that are usual elsewhere."""
-    dataset = PerImage(images.permute(0, 2, 3, 1).contiguous().numpy(), labels.tolist())
+    dataset = PerImage(images.permute(0, 2, 3, 1).contiguous().numpy(), labels.tolist(), padding)
     return DataLoader(dataset, batch_size, shuffle=True, drop_last=True)
 
 
@@ -45,6 +50,9 @@ def fast_adversarial(
     labels: Tensor,
     batch_size: int,
     learning_rate: Callable[[], float | None] = lambda: 0.01,
+    weight_decay: float = 5e-4,
+    padding: int = 4,
+    half: bool = False,
     input_only: bool = False,
     batches: Iterable[tuple[Tensor, Tensor]] | None = None,
     fetch: bool = True,
@@ -52,9 +60,15 @@ def fast_adversarial(
     """FGSM-RS of arXiv 2001.03994: noise channel by channel, weight gradients in the attack's pass too, two passes in
     train mode, loss and accuracy fetched after every update. It ends where there is no learning rate any more.
 
-    In it, for a ladder: gradients of the input only in the attack's pass, other batches, and nothing fetched."""
-    optimizer = sgd(model)
-    batches, channels = batches or loader(images, labels, batch_size), images.shape[1]
+    Published for a GPU in float16 by apex; here in float32, or `half`: both passes under bfloat16 autocast. In it, for
+    a ladder: gradients of the input only in the attack's pass, other batches, and nothing fetched."""
+    optimizer = sgd(model, weight_decay)
+    batches, channels = batches or loader(images, labels, batch_size, padding), images.shape[1]
+
+    def loss_and_output(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            output = model(x)
+            return F.cross_entropy(output, y), output
 
     def epoch() -> None:
         model.train()
@@ -67,7 +81,7 @@ def fast_adversarial(
             for channel in range(channels):
                 delta[:, channel].uniform_(-EPSILON, EPSILON)
             delta = torch.max(torch.min(delta, 1 - x), 0 - x).requires_grad_()
-            loss = F.cross_entropy(model(x + delta), y)
+            loss, _ = loss_and_output(x + delta, y)
             if input_only:
                 (delta.grad,) = torch.autograd.grad(loss, delta)
             else:
@@ -75,8 +89,7 @@ def fast_adversarial(
             assert delta.grad is not None
             moved = (delta + ALPHA * delta.grad.sign()).clamp(-EPSILON, EPSILON)
             delta = torch.max(torch.min(moved, 1 - x), 0 - x).detach()
-            output = model(x + delta)
-            loss = F.cross_entropy(output, y)
+            loss, output = loss_and_output(x + delta, y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -106,7 +119,8 @@ def torchattacks(model: nn.Module, images: Tensor, labels: Tensor, batch_size: i
 
 
 def art(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Steps:
-    """The package's AdversarialTrainerFBFPyTorch ("fast is better than free"): perturbations are made in numpy."""
+    """The package's AdversarialTrainerFBFPyTorch ("fast is better than free"): perturbations are made in numpy, and
+    both passes in eval mode, which its own gradients leave the model in."""
     from art.defences.trainer import AdversarialTrainerFBFPyTorch
     from art.estimators.classification import PyTorchClassifier
 
@@ -120,8 +134,8 @@ def art(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> St
     batches = loader(images, labels, batch_size)
 
     def epoch() -> None:
-        for x, y in batches:
-            trainer.fit(x.numpy(), F.one_hot(y, classes).float().numpy(), batch_size=batch_size, nb_epochs=1)
+        x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))  # all at once is how it takes them
+        trainer.fit(x.numpy(), F.one_hot(y, classes).float().numpy(), batch_size=batch_size, nb_epochs=1)
 
     return epoch
 
@@ -153,6 +167,6 @@ def standard(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) 
     return epoch
 
 
-def sgd(model: nn.Module) -> torch.optim.SGD:
+def sgd(model: nn.Module, weight_decay: float = 5e-4) -> torch.optim.SGD:
     """As fast_adversarial has it."""
-    return torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    return torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=weight_decay)

@@ -24,12 +24,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from measuring import about
 
 from quench import LogUniform, Sweep
 from quench.attacks.pgd import PGD
@@ -47,7 +47,6 @@ from quench.training.budgets.epochs import Epochs
 from quench.training.loop import fit
 from quench.training.recipe import SGD, Recipe
 from quench.training.state import TrainState
-from quench.trial import machine
 
 TRIVIAL = Recipe(
     data=Digits(),
@@ -196,16 +195,14 @@ def main() -> None:
     if asked.only:
         plain(chosen(asked.trials, asked.reports), asked.only, asked.at_once)
         return
-    packages = {name: version(name) for name in ("torch", "ray", "mlflow")}
-    about = {**machine(torch.device("cpu")), **packages, "trials": asked.trials, "reports": asked.reports}
-    about |= {"at once": asked.at_once, "cores": os.cpu_count()}
-    print(json.dumps(about))
+    machine = about("ray", "mlflow", trials=asked.trials, reports=asked.reports, at_once=asked.at_once)
+    print(json.dumps(machine))
     rows: list[dict[str, Any]] = []
     for row in measure(asked):
         rows.append(row)
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     if asked.out:
-        write_json(asked.out, {"machine": about, "rows": rows})
+        write_json(asked.out, {"machine": machine, "rows": rows})
 
 
 if __name__ == "__main__":

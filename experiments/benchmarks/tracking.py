@@ -26,12 +26,12 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
 import torch
+from measuring import about
 
 from quench import Recipe, ThreatModel, trial
 from quench.attacks.pgd import PGD
@@ -233,12 +233,11 @@ def main() -> None:
             for store, times in seconds.items():
                 row = {"median s": statistics.median(times), "least": min(times), "most": max(times)}
                 show(f"training, {store}", row)
-    about = {**trial.machine(torch.device("cpu")), "cpus": os.cpu_count(), "seed": 0, **vars(asked), "out": None}
-    about |= {package: version(package) for package in ("torch", "mlflow", "sqlalchemy")}
-    del about["pid"], about["out"]
-    print(json.dumps(about))
+    settings = {key: value for key, value in vars(asked).items() if key != "out"}
+    machine = about("mlflow", "sqlalchemy", **settings)
+    print(json.dumps(machine))
     if asked.out:
-        write_json(asked.out, {"machine": about, "rows": rows})
+        write_json(asked.out, {"machine": machine, "rows": rows})
 
 
 if __name__ == "__main__":
