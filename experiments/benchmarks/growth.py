@@ -11,7 +11,7 @@ Seconds:  CPU seconds of the process, all threads, and wall-clock seconds: media
 Memory:   the process's largest resident set, what was prepared included; x0 is a process that has only begun.
 Growth:   what x64 takes more than x16, over what x16 takes more than x4 (a tenth of its own, if that is more), in CPU
           seconds: 4.0 is linear, however much there is that does not grow, 0 is constant, and above `LINEAR` a part is
-          called worse. TPE is: it fits its densities to all earlier trials before each new one, which is its nature.
+          called worse.
 """
 
 from __future__ import annotations
