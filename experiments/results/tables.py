@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 HERE = Path(__file__).parent
@@ -80,7 +81,7 @@ def data() -> list[str]:
     found = json.loads((HERE / "data.json").read_text())
     lines = ["| | images/s | ratio |", "|---|---|---|"]
     lines += [f"| {row['source']} | {row['median']:,} | {row['times DataLoader']:.1f}x |" for row in found["rows"]]
-    lines += ["| listing | images | streamed: peak MB | in memory, MB |", "|---|---|---|---|"]
+    lines += ["", "| listing | images | streamed: peak MB | in memory, MB |", "|---|---|---|---|"]
     for row in found["memory"]:
         cells = (f"{row[key]:,}" for key in ("images", "peak MB", "in memory MB"))
         lines.append(f"| {' | '.join((str(row['times']) + 'x', *cells))} |")
@@ -89,11 +90,11 @@ def data() -> list[str]:
 
 def growth() -> list[str]:
     """CPU seconds and memory of everything, as large as it is and 4, 16 and 64 times as large."""
-    lines = ["| grows | | x1 | CPU s: x1 | x4 | x16 | x64 | x64 / x16 | MB: x0 | x1 | x64 |", "|" + 11 * "---|"]
+    lines = ["| grows | | x1 | CPU s: x1 | x4 | x16 | x64 | growth | MB: x0 | x1 | x64 |", "|" + 11 * "---|"]
     for row in json.loads((HERE / "growth.json").read_text())["rows"]:
-        seconds = (f"{row['cpu s'][times]:.2g}" for times in ("x1", "x4", "x16", "x64"))
+        seconds = (f"{row['cpu s'][times]['median']:.2g}" for times in ("x1", "x4", "x16", "x64"))
         megabytes = (f"{row['peak MB'][times]}" for times in ("x0", "x1", "x64"))
-        cells = (row["grows"], row["part"], f"{row['x1']}", *seconds, f"{row['x64 / x16']:.1f}", *megabytes)
+        cells = (row["grows"], row["part"], f"{row['x1']}", *seconds, f"{row['growth']:.1f}", *megabytes)
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -111,60 +112,71 @@ def scaling() -> list[str]:
 
 
 def training_step() -> list[str]:
-    """An update by every hand and with every setting: its time, and where that of ours goes."""
+    """An update by every hand and setting; then how near ours comes to its bound, and where its time goes."""
     found = json.loads((HERE / "training_step.json").read_text())
     rows = {(row["model"], row["step"]): row for row in found["rows"]}
-    models = {model: next(rows[key]["batch"] for key in rows if key[0] == model) for model, _ in rows}
+    models = {row["model"]: row["batch"] for row in found["rows"]}
     heads = (f"{model}, {batch} images: ms (least - most) | times faster | MB" for model, batch in models.items())
     lines = [f"| | {' | '.join(heads)} |", "|" + (1 + 3 * len(models)) * "---|"]
     for step in dict.fromkeys(step for _, step in rows):
         cells = [step]
         for row in (rows[model, step] for model in models):
-            cells += [f"{row['milliseconds']:.0f} ({row['lowest']:.0f} - {row['highest']:.0f})"]
-            cells += [f"{row['times faster']:.2f}x", str(row["peak MB"])]
+            cells += [_spread(row["ms"], ".0f"), _spread(row["times faster"], ".2f"), str(row["peak MB"])]
         lines.append(f"| {' | '.join(cells)} |")
-    parts = list(found["profile"][0]["parts"])
-    lines += [f"| | {' | '.join(parts)} | of the bound |", "|" + (2 + len(parts)) * "---|"]
-    for row in found["profile"]:
-        cells = (f"{row['parts'][part]:.0%}" for part in parts)
-        lines.append(f"| {row['model']} | {' | '.join(cells)} | {row['share of the bound']:.0%} |")
+    parts = list(found["bounds"][0]["parts"])
+    lines += ["", f"| | GFLOP | at least, ms | reached | {' | '.join(parts)} |", "|" + (4 + len(parts)) * "---|"]
+    for row in found["bounds"]:
+        cells = [
+            f"{row['model']}, {row['batch']} images",
+            f"{row['GFLOP']:.0f}",
+            f"{row['bfloat16: at least, ms']:.0f}",
+        ]
+        cells += [f"{row['share of the bound']:.0%}", *(f"{row['parts'][part]:.0%}" for part in parts)]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def time_to_accuracy() -> list[str]:
-    """Accuracy after equal seconds, over the seeds."""
-    frame = pd.DataFrame(json.loads((HERE / "time_to_accuracy.json").read_text())["rows"])
-    lines = ["| seconds | | clean (least - most of the seeds) | robust |", "|---|---|---|---|"]
+    """Accuracy after equal seconds: means over the seeds, and of their intervals' bounds."""
+    files = (HERE / f"time_to_accuracy_{seconds}.json" for seconds in (60, 300))
+    frame = pd.DataFrame([row for file in files for row in json.loads(file.read_text())["rows"]])
+    lines = ["| seconds | | seeds | updates | clean [95 %] | robust [95 %] |", "|" + 6 * "---|"]
     for (seconds, name), rows in frame.groupby(["seconds", "by"], sort=False):
-        shares = (100 * rows[key].str[0] for key in ("clean", "robust"))
-        cells = [f"{share.mean():.1f}% ({share.min():.1f} - {share.max():.1f})" for share in shares]
-        lines.append(f"| {' | '.join([format(seconds, 'g'), str(name), *cells])} |")
+        shares = (100 * np.mean([*rows[key]], axis=0) for key in ("clean", "robust"))
+        cells = [format(seconds, "g"), str(name), str(len(rows)), f"{rows.updates.mean():,.0f}"]
+        cells += [f"{value:.1f}% [{low:.1f}, {high:.1f}]" for value, low, high in shares]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def overhead() -> list[str]:
-    """What the platform adds to the bare loop; then what is typed most."""
-    found = json.loads((HERE / "overhead.json").read_text())
-    lines = ["| | epoch, s | more | of it beside training, ms | first start, s | later starts, s | MB | all |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
-    for epoch, around in zip(found["epochs"], found["around"], strict=True):
-        more, beside = epoch["wall: ms more"], epoch["beside: ms more"]
-        cells = [f"`{epoch['by']}`", f"{epoch['wall']['median']:.3f}"]
-        cells += [f"{epoch['wall: share more']['median']:.1%}: {more['median']:.1f} ms"]
-        cells += [f"{beside['median']:.1f} ({beside['least']:.1f} - {beside['most']:.1f})"]
-        later = around.get("start of later trials")
-        cells += [f"{around['start']['median']:.1f}", f"{later['median']:.2f}" if later else ""]
-        lines.append(f"| {' | '.join([*cells, str(around['MB, training']), str(around['MB, all'])])} |")
-    lines += ["| | seconds | of CPU | MB |", "|---|---|---|---|"]
-    for row in found["commands"]:
+    """What the platform adds to the bare loop, with a core to spare and without; then what is typed most."""
+    lines = [
+        "| | | epoch, s | more, ms | of it beside training | first start, s | later starts | end | CPU, all | MB, all |"
+    ]
+    lines.append("|" + 10 * "---|")
+    for file, meaning in {"overhead": "two cores", "overhead_one_core": "one core"}.items():
+        found = json.loads((HERE / f"{file}.json").read_text())
+        for epoch, around in zip(found["epochs"], found["around"], strict=True):
+            later = around.get("start of later trials")
+            cells = [f"`{epoch['by']}`", meaning, f"{epoch['wall']['median']:.3f}"]
+            cells += [_spread(epoch["wall: ms more"], ".1f"), _spread(epoch["beside: ms more"], ".1f")]
+            cells += [f"{around['start']['median']:.1f}", f"{later['median']:.2f}" if later else ""]
+            cells += [f"{around['end']['median']:.1f}", f"{around['cpu, all']['median']:.0f}", str(around["MB, all"])]
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| | seconds | of CPU |", "|---|---|---|"]
+    for row in json.loads((HERE / "overhead.json").read_text())["commands"]:
         cells = [f"`{row['what']}`", *(f"{row[key]['median']:.2f}" for key in ("wall s", "cpu s"))]
-        lines.append(f"| {' | '.join([*cells, format(row['MB']['median'], '.0f')])} |")
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _spread(values: dict[str, float], form: str) -> str:
+    return f"{values['median']:{form}} ({values['least']:{form}} - {values['most']:{form}})"
 
 
 if __name__ == "__main__":
     parts = [methods("linf 0.15"), methods("l2 0.7"), guards(), features(), evaluation(), data(), scaling()]
-    speed = (training_step, time_to_accuracy, overhead, growth)
-    parts += [table() for table in speed if (HERE / f"{table.__name__}.json").exists()]
+    parts += [training_step(), time_to_accuracy(), overhead(), growth()]
     for lines in parts:
         print(*lines, "", sep="\n")
