@@ -191,12 +191,17 @@ def main() -> None:
         memory.append({**row, "waited": round(float(waited), 3)})
         print(memory[-1], flush=True)
     machine = about(
-        "ray", data=Path(asked.data).name, images=len(files), size=asked.size, memory_size=asked.memory_size
+        "ray",
+        cpus=asked.cpus,
+        data=Path(asked.data).name,
+        images=len(files),
+        size=asked.size,
+        memory_size=asked.memory_size,
     )
     for row in (machine, *rows):
         print(json.dumps(row))
     if asked.out:
-        write_json(asked.out, {"machine": machine | {"cpus": asked.cpus}, "rows": rows, "memory": memory})
+        write_json(asked.out, {"machine": machine, "rows": rows, "memory": memory})
 
 
 if __name__ == "__main__":
