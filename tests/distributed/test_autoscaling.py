@@ -100,7 +100,7 @@ if "--mode=proxy" in sys.orig_argv:
     start = ProxyManager.start_specific_server
     def fail_once(*arguments):
         ProxyManager.start_specific_server = start
-        return False
+        raise RuntimeError("process is a zombie")
     ProxyManager.start_specific_server = fail_once
 """
 """run by every Python process of the cluster; the first client asks in vain for a process that stands for it"""
@@ -148,7 +148,7 @@ def cluster() -> Iterator[Running]:
         (folder / "sitecustomize.py").write_text(FAULT)
         patch.setenv("PYTHONPATH", f"{Path(package.__file__).parents[1]}:{folder}")
         testing = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-        testing["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = "200"  # 30 are few on a busy machine
+        testing["GRPC_ENABLE_FORK_SUPPORT"] = "0"
         with session(*words, f"--temp-dir={folder}/ray", env=testing) as process:
             wait_for(process, "Ray runtime started")
             yield Running(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", f"ray://127.0.0.1:{client}", token)

@@ -46,7 +46,7 @@ def test_every_ray_process_asks_for_the_token_and_nothing_is_public(path: Path) 
     starts = [command for command in head + worker if "ray start" in command]
     assert len(starts) == 2
     for command in starts:
-        assert "RAY_AUTH_MODE=token" in command
+        assert "GRPC_ENABLE_FORK_SUPPORT=0 RAY_AUTH_MODE=token" in command
     assert "--dashboard-host=127.0.0.1" in starts[0]
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     assert "0.0.0.0" not in str(config)

@@ -20,6 +20,7 @@ _TOKEN = Path("~/.ray/auth_token").expanduser()
 for _name, _value in {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "GRPC_ENABLE_FORK_SUPPORT": "0",  # what we and Ray fork runs another program; gRPC's handlers end it now and then
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the end of a run is seen at once, not after 7 s
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",  # then an elastic run looks again how many workers fit
@@ -90,7 +91,8 @@ def connected(address: str, workers: int, storage: Path | None = None) -> Iterat
     try:
         _init(address, ours)
     except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        lines = str(error).splitlines()
+        reason = " ".join(line for line in lines if line[:1].strip() and not line.startswith("Traceback"))[:300]
         raise UserError(
             f"--address {address}: no Ray cluster there, or it takes another token "
             f"(a cluster without tokens needs RAY_AUTH_MODE=disabled): {reason}"
@@ -109,7 +111,10 @@ def connected(address: str, workers: int, storage: Path | None = None) -> Iterat
 
 
 def _init(address: str, settings: dict[str, Any]) -> None:
-    """`ray.init`, again if the head could not start the process that is to stand for us there: a busy one may not."""
+    """`ray.init`, again if the head could not start the process that is to stand for us there.
+
+    It forks for that, and where its gRPC handles forks, now and then the child ends in gRPC's own code.
+    """
     import ray
 
     for attempts_left in (2, 1, 0):
@@ -117,7 +122,7 @@ def _init(address: str, settings: dict[str, Any]) -> None:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **settings)
             return
         except ConnectionError as error:
-            if "Starting Ray client server failed" not in str(error) or not attempts_left:
+            if "Initialization failure from server" not in str(error) or not attempts_left:
                 raise
             time.sleep(1)
 
