@@ -10,7 +10,8 @@ Peers:    the loops people use, each as it is published but for the device:
           - foolbox: LinfPGD of the package, if it is installed; pyautoattack: the authors' AutoAttack.
           All get all images, in plain memory order, as they are used; what is wrong without attack is only here, and by
           pyautoattack, left out.
-Times:    wall-clock seconds of one process; contenders take turns, so that a slow minute hits all of them.
+Times:    wall-clock seconds of one process; contenders take turns, forwards and then backwards, and are compared turn
+          by turn: median, least and most.
 Verdicts: robust accuracy beside every time, and on how many images a contender's differ from the first one's.
 """
 
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from measuring import about
+from measuring import about, spread
 from torch import Tensor, nn
 
 from quench.attacks import Attack, Precision, Victim
@@ -50,6 +50,7 @@ from quench.training.recipe import Augmentation, Recipe
 from quench.training.state import TrainState
 
 STEPS, RESTARTS, RATIO = PGD_50_10.steps, PGD_50_10.restarts, 0.25
+OURS = "quench bfloat16"
 Contender = Callable[[nn.Module, Batch, ThreatModel, int], Tensor]
 """(model, images, threat model, seed) -> which stand, (N,) bool"""
 
@@ -152,28 +153,26 @@ def trained(data: str | None, epochs: int) -> tuple[nn.Module, Batch, ThreatMode
 def measure(
     title: str, contenders: dict[str, Contender], repeats: int, model: nn.Module, batch: Batch, threat: ThreatModel
 ) -> list[dict[str, object]]:
-    """Rows of a table: seconds of every turn, their median, ratio to the slowest, robust accuracy, disagreements."""
+    """Rows of a table: seconds, how many times those of crafting in bfloat16, robust accuracy, disagreements."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     verdicts: dict[str, Tensor] = {}
     for turn in range(repeats):
-        for name, contender in contenders.items():
+        for name in list(contenders)[:: -1 if turn % 2 else 1]:
             started = time.perf_counter()
-            verdicts[name] = contender(model, batch, threat, 0)
+            verdicts[name] = contenders[name](model, batch, threat, 0)
             seconds[name].append(time.perf_counter() - started)
             print(f"{title} {name}, turn {turn + 1}: {seconds[name][-1]:.1f} s", flush=True)
-    first = next(iter(verdicts.values()))
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    first = verdicts[next(iter(contenders))]
     return [
         {
             "evaluation": title,
             "by": name,
-            "seconds": [round(s, 2) for s in seconds[name]],
-            "median": round(medians[name], 2),
-            "times quench bfloat16": round(medians[name] / medians["quench bfloat16"], 2),
+            "seconds": spread(own),
+            f"times {OURS}": spread([each / ours for each, ours in zip(own, seconds[OURS], strict=True)]),
             "robust": round(int(verdicts[name].sum()) / len(batch.y), 4),
             "differs from the first on": int((verdicts[name] != first).sum()),
         }
-        for name in contenders
+        for name, own in seconds.items()
     ]
 
 
@@ -193,14 +192,14 @@ def main() -> None:
         clean = int((Victim(model).logits(batch.x).argmax(1) == batch.y).sum())
         pgd: dict[str, Contender] = {
             "quench float32": ours(PGD_50_10, "float32"),
-            "quench bfloat16": ours(PGD_50_10, "bfloat16"),
+            OURS: ours(PGD_50_10, "bfloat16"),
             "torchattacks' loop": plain(torchattacks),
             "fast_adversarial's loop": plain(fast_adversarial),
             **({"foolbox": plain(foolbox)} if find_spec("foolbox") else {}),
         }
         autoattack = {
             "quench float32": ours(AutoAttack(), "float32"),
-            "quench bfloat16": ours(AutoAttack(), "bfloat16"),
+            OURS: ours(AutoAttack(), "bfloat16"),
             "pyautoattack": plain(ours(PyAutoAttack(), "float32")),
         }
         rows = measure("PGD-50-10", pgd, asked.repeats, model, batch, threat)

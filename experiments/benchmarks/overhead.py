@@ -1,12 +1,13 @@
 """What the platform takes besides the training: of an epoch, before the first and after the last, and of memory.
 
-    python experiments/benchmarks/overhead.py [--epochs 30] [--trials 3] [--repeats 5] [--size 8] [--one-core]
+    python experiments/benchmarks/overhead.py [--epochs 30] [--trials 3] [--repeats 5] [--workers 2] [--one-core]
 
 Recipe:    experiments/digits_linf.py with fewer epochs, of a fifth of a second, in which little else is lost, and short
            looks at the held-out and the test images; --size 16 or 32 makes the epochs 4 or 16 times as long.
 By:        fit: the bare training loop in a process of its own, which keeps nothing; train: `quench train`, with record,
            checkpoints and MLflow; sweep: `quench sweep` of some seeds one after the other, with Ray Tune besides.
            Whatever they do beside the training has another core, if there is one; with --one-core all share one.
+           With --workers, also a sweep whose trials have several, of which only starts, ends and memory are compared.
 Epochs:    means over all but each run's first; medians, least and most of the turns. Train seconds are the train
            clock's; wall seconds, from report to report, have the look at the held-out images and what the platform does
            besides, the seconds "beside" the train clock. "more" is what a turn adds to fit's turn beside it.
@@ -118,12 +119,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--size", type=int, default=8)
     parser.add_argument("--one-core", action="store_true")
+    parser.add_argument("--workers", type=int, default=1, help="of each trial of another sweep, if more than 1")
     parser.add_argument("--out", type=Path, help="a JSON file for the result")
     asked = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     if asked.one_core:
         psutil.Process().cpu_affinity([0])
-    contenders = {"fit": by_fit, "train": by_program("train"), "sweep": by_program("sweep", "--concurrent", "1")}
+    one_at_a_time = ("sweep", "--concurrent", "1")
+    contenders = {"fit": by_fit, "train": by_program("train"), "sweep": by_program(*one_at_a_time)}
+    alike = list(contenders)
+    if asked.workers > 1:
+        several = by_program(*one_at_a_time, "--workers", str(asked.workers))
+        contenders[f"sweep --workers {asked.workers}"] = several
     with TemporaryDirectory() as name:
         folder = Path(name)
         path = folder / "overhead.py"
@@ -137,7 +144,7 @@ def main() -> None:
                 turns[by].append(done)
                 print(f"turn {number + 1}, {by}: {done.over - done.started:.1f} s", flush=True)
         sweep = next(folder.glob("sweep-*/*/sweep.json")).parent
-        result: dict[str, list[dict[str, Any]]] = {"epochs": per_epoch(turns)}
+        result: dict[str, list[dict[str, Any]]] = {"epochs": per_epoch({by: turns[by] for by in alike})}
         result["around"] = [row | memory[row["by"]] for row in around(turns)]
         result["commands"] = commands(path, sweep, asked.repeats)
     settings = {key: value for key, value in vars(asked).items() if key != "out"}

@@ -157,10 +157,15 @@ def overhead() -> list[str]:
     lines.append("|" + 10 * "---|")
     for file, meaning in {"overhead": "two cores", "overhead_one_core": "one core"}.items():
         found = json.loads((HERE / f"{file}.json").read_text())
-        for epoch, around in zip(found["epochs"], found["around"], strict=True):
-            later = around.get("start of later trials")
-            cells = [f"`{epoch['by']}`", meaning, f"{epoch['wall']['median']:.3f}"]
-            cells += [_spread(epoch["wall: ms more"], ".1f"), _spread(epoch["beside: ms more"], ".1f")]
+        epochs = {epoch["by"]: epoch for epoch in found["epochs"]}
+        for around in found["around"]:
+            later, epoch = around.get("start of later trials"), epochs.get(around["by"])
+            cells = [f"`{around['by']}`", meaning]
+            if epoch is None:  # on several workers they are not to be compared
+                cells += [""] * 3
+            else:
+                cells += [f"{epoch['wall']['median']:.3f}", _spread(epoch["wall: ms more"], ".1f")]
+                cells.append(_spread(epoch["beside: ms more"], ".1f"))
             cells += [f"{around['start']['median']:.1f}", f"{later['median']:.2f}" if later else ""]
             cells += [f"{around['end']['median']:.1f}", f"{around['cpu, all']['median']:.0f}", str(around["MB, all"])]
             lines.append(f"| {' | '.join(cells)} |")
