@@ -96,7 +96,7 @@ def mirrored(arguments: Namespace, record: Record) -> Iterator[Follower]:
 
 
 def _mirror(arguments: Namespace, record: Record, theirs: Connection) -> None:
-    os.nice(10)  # it starts while the training does, whose seconds count
+    os.nice(19)  # it starts while the training does, whose seconds count; without a core to spare it comes last
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run says when it is over
     sinks = {"MLflow": sink(tracker_of(arguments, record.about["experiment"]))}
     with following([record], sinks) as followers, suppress(EOFError):
