@@ -81,14 +81,6 @@ GOALS = {
             "fgsm_rs": replace(RECIPE, method=FGSMRS()),
         },
     ),
-    "aa49": Goal(
-        0.49,
-        AutoAttack(),
-        "bfloat16",
-        APGDCET(steps=50, targets=9),
-        {f"liet, {epochs} epochs": sized(LIET_RECIPE, 64, epochs) for epochs in (60, 40, 100)}
-        | {"liet, 60 epochs, lr x 0.5": sized(LIET_RECIPE, 64, 60, optimizer=SGD(lr=0.1, scaling="sqrt"))},
-    ),
     "l2_70": Goal(
         0.70,
         PGD_50_10,
@@ -96,6 +88,14 @@ GOALS = {
         PGD_50_10,
         {f"fgsm_rs, {epochs} epochs": sized(LINE, 64, epochs) for epochs in (40, 30, 60)}
         | {"n_fgsm, 40 epochs": sized(LINE, 64, 40, method=NFGSM(noise_ratio=1.0))},
+    ),
+    "aa49": Goal(
+        0.49,
+        AutoAttack(),
+        "bfloat16",
+        APGDCET(steps=50, targets=9),
+        {f"liet, {epochs} epochs": sized(LIET_RECIPE, 64, epochs) for epochs in (60, 40, 100)}
+        | {"liet, 60 epochs, lr x 0.5": sized(LIET_RECIPE, 64, 60, optimizer=SGD(lr=0.1, scaling="sqrt"))},
     ),
 }
 
