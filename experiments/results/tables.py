@@ -69,9 +69,10 @@ def features() -> list[str]:
 def evaluation() -> list[str]:
     """Seconds of the same evaluation by several hands."""
     rows = json.loads((HERE / "evaluation.json").read_text())["rows"]
-    lines = ["| | by | seconds | ratio | robust | other verdicts |", "|---|---|---|---|---|---|"]
+    lines = ["| | by | seconds (least - most) | ratio | robust | other verdicts |", "|---|---|---|---|---|---|"]
     for row in rows:
-        cells = [row["evaluation"], row["by"], f"{row['median']:.1f}", f"{row['times quench bfloat16']:.1f}x"]
+        times = (_spread(row[key], ".1f") for key in ("seconds", "times quench bfloat16"))
+        cells = [row["evaluation"], row["by"], *times]
         lines.append(f"| {' | '.join([*cells, format(row['robust'], '.1%'), str(row['differs from the first on'])])} |")
     return lines
 
