@@ -1,4 +1,4 @@
-# make demo    set up, then the main job: a sweep on real images, in under four minutes on two cores
+# make demo    set up, then the main job: a sweep on real images, in four to five minutes on two cores
 # make test    set up, then the tests
 # make setup   a virtual environment with pinned dependencies and quench in it
 # make check   what the tests do not: lint and types

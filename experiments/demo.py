@@ -1,4 +1,4 @@
-"""What quench is for, in under four minutes on two CPU cores.
+"""What quench is for, in four to five minutes on two CPU cores.
 
 Run:       make demo        (or: quench sweep experiments/demo.py)
 Shows:     in both norms and over three seeds, one-step N-FGSM trains models about as robust as PGD-7
