@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from measuring import about, spread
+from measuring import about, spread, taking_turns
 from torch import Tensor, nn
 
 from quench.attacks import Attack, Precision, Victim
@@ -156,12 +156,11 @@ def measure(
     """Rows of a table: seconds, how many times those of crafting in bfloat16, robust accuracy, disagreements."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     verdicts: dict[str, Tensor] = {}
-    for turn in range(repeats):
-        for name in list(contenders)[:: -1 if turn % 2 else 1]:
-            started = time.perf_counter()
-            verdicts[name] = contenders[name](model, batch, threat, 0)
-            seconds[name].append(time.perf_counter() - started)
-            print(f"{title} {name}, turn {turn + 1}: {seconds[name][-1]:.1f} s", flush=True)
+    for turn, name in taking_turns(contenders, repeats):
+        started = time.perf_counter()
+        verdicts[name] = contenders[name](model, batch, threat, 0)
+        seconds[name].append(time.perf_counter() - started)
+        print(f"{title} {name}, turn {turn + 1}: {seconds[name][-1]:.1f} s", flush=True)
     first = verdicts[next(iter(contenders))]
     return [
         {

@@ -1,10 +1,11 @@
-"""What benchmarks say of themselves: machine, versions, spread and memory."""
+"""How benchmarks take turns, and what they say of themselves: machine, versions, spread and memory."""
 
 from __future__ import annotations
 
 import os
 import platform
 import statistics
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -48,3 +49,9 @@ def spread(values: list[float]) -> dict[str, float]:
     """Median, least, most, and of how many."""
     few = {"median": statistics.median(values), "least": min(values), "most": max(values)}
     return {**{key: float(f"{value:.4g}") for key, value in few.items()}, "n": len(values)}
+
+
+def taking_turns(contenders: Iterable[str], repeats: int) -> Iterator[tuple[int, str]]:
+    """(turn, who is next): forwards, then backwards, so that a slow minute hits all and none is always first."""
+    names = list(contenders)
+    return ((turn, name) for turn in range(repeats) for name in names[:: -1 if turn % 2 else 1])

@@ -37,7 +37,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
-from measuring import about, spread
+from measuring import about, spread, taking_turns
 from overhead_runs import EXPERIMENTS, FILE, QUENCH, QUIET, Memory, Turn, by_fit, by_program
 
 from quench.durable import write_json
@@ -137,12 +137,11 @@ def main() -> None:
         path.write_text(FILE.format(folder=str(EXPERIMENTS), **vars(asked)))
         memory = {by: watched(run, path, folder) for by, run in contenders.items()}
         turns: dict[str, list[Turn]] = {by: [] for by in contenders}
-        for number in range(asked.repeats):
-            for by in list(contenders)[:: -1 if number % 2 else 1]:
-                time.sleep(SETTLED)
-                done = contenders[by](path, folder, lambda pid: nullcontext())
-                turns[by].append(done)
-                print(f"turn {number + 1}, {by}: {done.over - done.started:.1f} s", flush=True)
+        for turn, by in taking_turns(contenders, asked.repeats):
+            time.sleep(SETTLED)
+            done = contenders[by](path, folder, lambda pid: nullcontext())
+            turns[by].append(done)
+            print(f"turn {turn + 1}, {by}: {done.over - done.started:.1f} s", flush=True)
         sweep = next(folder.glob("sweep-*/*/sweep.json")).parent
         result: dict[str, list[dict[str, Any]]] = {"epochs": per_epoch({by: turns[by] for by in alike})}
         result["around"] = [row | memory[row["by"]] for row in around(turns)]

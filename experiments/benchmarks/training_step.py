@@ -34,7 +34,7 @@ import published
 import torch
 import torch.nn.functional as F
 from ladder import L2_HALF, LADDER, MODELS, SPEC, Ours, Theirs
-from measuring import about, peak_mb, spread
+from measuring import about, peak_mb, spread, taking_turns
 from published import Steps
 from step_profile import parts
 
@@ -120,14 +120,13 @@ def table(model: str, batch_size: int, repeats: int, *how: int) -> list[dict[str
     """Rows: each contender's milliseconds for an update, its ratio to the published loop's, peak memory."""
     seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     memory = dict.fromkeys(CONTENDERS, 0)
-    for repeat in range(repeats):
-        for name in list(CONTENDERS)[:: -1 if repeat % 2 else 1]:
-            # Begun anew for every turn: a dozen of them at once would not leave the caches and memory alone.
-            with contender(name, model, batch_size, *how) as ask:
-                epochs = [ask("epoch") for _ in range(2)]
-            seconds[name].append(statistics.mean(took for took, _ in epochs))
-            memory[name] = max(memory[name], *(peak for _, peak in epochs))
-            print(f"{model} {name}: {1e3 * seconds[name][-1]:.1f} ms an update", flush=True)
+    for _, name in taking_turns(CONTENDERS, repeats):
+        # Begun anew for every turn: a dozen of them at once would not leave the caches and memory alone.
+        with contender(name, model, batch_size, *how) as ask:
+            epochs = [ask("epoch") for _ in range(2)]
+        seconds[name].append(statistics.mean(took for took, _ in epochs))
+        memory[name] = max(memory[name], *(peak for _, peak in epochs))
+        print(f"{model} {name}: {1e3 * seconds[name][-1]:.1f} ms an update", flush=True)
     return [
         {
             "model": model,
